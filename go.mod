@@ -1,0 +1,3 @@
+module github.com/modelpipe/modelpipe
+
+go 1.26
