@@ -1,28 +1,31 @@
+// Package gguf reads and writes the GGUF file format: versions 2 and 3,
+// little-endian, every metadata and tensor type, split files.
+//
+// A file is a header (magic, version, counts, metadata, tensor infos, padding
+// to the alignment) and the data section, in which the tensors lie one after
+// the other in the order of their infos, each padded to the alignment:
+//
+//	h, err := gguf.ReadHeader(f, size) // one part, from any io.ReaderAt
+//	f, err := gguf.Open("m-00001-of-00003.gguf") // all parts as one file
+//
+// Reading is strict. Whatever ggml's own reader (ggml/src/gguf.cpp) refuses
+// is refused, and also what it would accept and then misuse: tensors of no
+// elements, data past the end of the file, keys with NUL bytes. A file is
+// hostile until it is checked: no input makes the reader panic, and what it
+// allocates is bounded by the bytes that it has seen.
+//
+// Writing starts from the same Header: Layout fixes the offset of every
+// tensor and the size of the file before a weight is known, AppendBinary
+// gives the bytes up to the data section.
 package gguf
 
-// ValueType is the type id of a metadata value.
-type ValueType uint32
-
-// The metadata value types of the GGUF specification, with the Go type that
-// carries each in a KV's Value.
-const (
-	Uint8   ValueType = 0  // uint8
-	Int8    ValueType = 1  // int8
-	Uint16  ValueType = 2  // uint16
-	Int16   ValueType = 3  // int16
-	Uint32  ValueType = 4  // uint32
-	Int32   ValueType = 5  // int32
-	Float32 ValueType = 6  // float32
-	Bool    ValueType = 7  // bool
-	String  ValueType = 8  // string
-	Array   ValueType = 9  // a slice of one of these types, or []Nested
-	Uint64  ValueType = 10 // uint64
-	Int64   ValueType = 11 // int64
-	Float64 ValueType = 12 // float64
-)
+// Version is the version of the format that is written unless a Header says
+// otherwise.
+const Version = 3
 
 // KV is one metadata entry. Value holds the Go type that the ValueType
-// constants name; arrays are typed slices ([]string, []float32, []int32, ...).
+// constants name; arrays are typed slices ([]string, []float32, []int32, ...)
+// and Nested.
 type KV struct {
 	Key   string
 	Value any
@@ -64,8 +67,8 @@ type TensorInfo struct {
 
 // Header is everything of a GGUF file that comes before the tensor data.
 type Header struct {
-	Version   uint32
+	Version   uint32 // 2 or 3; 0 is written as Version
 	Metadata  Metadata
 	Tensors   []TensorInfo
-	Alignment int64 // bytes; general.alignment, 32 where the file does not say
+	Alignment int64 // bytes; general.alignment, 32 where the file does not say; 0 is taken from Metadata
 }
