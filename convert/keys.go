@@ -1,0 +1,365 @@
+package convert
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/modelpipe/modelpipe/gguf"
+)
+
+// Kinds of metadata values, short for the table.
+const (
+	u32  = gguf.Uint32
+	f32  = gguf.Float32
+	flag = gguf.Bool
+	text = gguf.String
+)
+
+// field is a config field that must be there; of several the first that is.
+func field(names ...string) Value {
+	return func(m *Model) (any, error) {
+		v, _, ok := m.Config.Raw(names...)
+		if !ok {
+			return nil, missing(names...)
+		}
+		return v, nil
+	}
+}
+
+// maybe is a config field that a model may lack; the file then lacks the key.
+func maybe(names ...string) Value {
+	return func(m *Model) (any, error) {
+		v, _, _ := m.Config.Raw(names...)
+		return v, nil
+	}
+}
+
+// fieldOr is a config field that has the value otherwise where a config does
+// not set it: the default that its transformers class documents.
+func fieldOr(otherwise any, names ...string) Value {
+	return func(m *Model) (any, error) {
+		if v, _, ok := m.Config.Raw(names...); ok {
+			return v, nil
+		}
+		return otherwise, nil
+	}
+}
+
+// fixed is the same for every model of the architecture.
+func fixed(v any) Value { return func(*Model) (any, error) { return v, nil } }
+
+// size is a dimension expression.
+func size(expr string) Value {
+	return func(m *Model) (any, error) { return wrapInt(m.eval(expr, -1)) }
+}
+
+// when is a value for the models that a condition holds for.
+func when(cond func(m *Model) (bool, error), v Value) Value {
+	return func(m *Model) (any, error) {
+		if ok, err := cond(m); err != nil || !ok {
+			return nil, err
+		}
+		return v(m)
+	}
+}
+
+// has holds where one of the config fields is set.
+func has(names ...string) func(m *Model) (bool, error) {
+	return func(m *Model) (bool, error) { return m.Config.Has(names...), nil }
+}
+
+// isTrue holds where the config field is true.
+func isTrue(name string) func(m *Model) (bool, error) {
+	return func(m *Model) (bool, error) { return m.Config.Bool(name) }
+}
+
+func wrapInt(n int64, err error) (any, error) {
+	if err != nil {
+		return nil, err
+	}
+	return n, nil
+}
+
+// keyName returns the full name of a key.
+func (m *Model) keyName(name string) string {
+	for _, global := range []string{"general.", "tokenizer."} {
+		if strings.HasPrefix(name, global) {
+			return name
+		}
+	}
+	return m.arch.Name + "." + name
+}
+
+// metadata evaluates the architecture's keys. A key that comes twice keeps its
+// place and takes the later value, as a later writer of upstream would.
+func (m *Model) metadata() (gguf.Metadata, error) {
+	var md gguf.Metadata
+	for _, k := range m.arch.Keys {
+		v, err := k.Value(m)
+		if err == nil && v != nil {
+			v, err = convertValue(k.Kind, v)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", m.keyName(k.Name), err)
+		}
+		if v != nil {
+			md.Set(m.keyName(k.Name), v)
+		}
+	}
+	return md, nil
+}
+
+// convertValue gives a config value its GGUF type; a list becomes an array,
+// whose whole numbers upstream writes as int32.
+func convertValue(kind gguf.ValueType, v any) (any, error) {
+	switch list := v.(type) {
+	case []any:
+		return convertList(kind, list)
+	case []int64:
+		return convertList(kind, anys(list))
+	case []string:
+		return slices.Clone(list), nil
+	case []float64:
+		return convertList(kind, anys(list))
+	case []bool:
+		return slices.Clone(list), nil
+	}
+	return convertScalar(kind, v)
+}
+
+func anys[T any](list []T) []any {
+	out := make([]any, len(list))
+	for i, v := range list {
+		out[i] = v
+	}
+	return out
+}
+
+func convertList(kind gguf.ValueType, list []any) (any, error) {
+	if len(list) == 0 {
+		return nil, fmt.Errorf("want a value, got an empty list")
+	}
+	switch kind {
+	case u32, gguf.Int32:
+		out := make([]int32, len(list))
+		for i, e := range list {
+			v, err := convertScalar(gguf.Int32, e)
+			if err != nil {
+				return nil, fmt.Errorf("entry %d: %w", i, err)
+			}
+			out[i] = v.(int32)
+		}
+		return out, nil
+	case f32:
+		out := make([]float32, len(list))
+		for i, e := range list {
+			v, err := convertScalar(f32, e)
+			if err != nil {
+				return nil, fmt.Errorf("entry %d: %w", i, err)
+			}
+			out[i] = v.(float32)
+		}
+		return out, nil
+	case flag:
+		out := make([]bool, len(list))
+		for i, e := range list {
+			b, ok := e.(bool)
+			if !ok {
+				return nil, fmt.Errorf("entry %d: want true or false, got %v", i, e)
+			}
+			out[i] = b
+		}
+		return out, nil
+	}
+	return nil, fmt.Errorf("a list cannot be a value of type %d", kind)
+}
+
+func convertScalar(kind gguf.ValueType, v any) (any, error) {
+	switch kind {
+	case flag:
+		if b, ok := v.(bool); ok {
+			return b, nil
+		}
+		return nil, fmt.Errorf("want true or false, got %v", v)
+	case text:
+		if s, ok := v.(string); ok {
+			return s, nil
+		}
+		return nil, fmt.Errorf("want a string, got %v", v)
+	case f32:
+		f, err := asFloat(v)
+		if err != nil {
+			return nil, err
+		}
+		if f32v := float32(f); !math.IsInf(float64(f32v), 0) && !math.IsNaN(f) {
+			return f32v, nil
+		}
+		return nil, fmt.Errorf("%v does not fit a 32-bit float", v)
+	case u32, gguf.Int32:
+		n, err := asInt(v)
+		if err != nil {
+			return nil, err
+		}
+		if kind == u32 && (n < 0 || n > math.MaxUint32) || kind == gguf.Int32 && (n < math.MinInt32 || n > math.MaxInt32) {
+			return nil, fmt.Errorf("%d is out of range", n)
+		}
+		if kind == u32 {
+			return uint32(n), nil
+		}
+		return int32(n), nil
+	}
+	return nil, fmt.Errorf("no conversion to type %d", kind)
+}
+
+func asFloat(v any) (float64, error) {
+	switch v := v.(type) {
+	case float64:
+		return v, nil
+	case int64:
+		return float64(v), nil
+	case int:
+		return float64(v), nil
+	}
+	return toFloat(v)
+}
+
+func asInt(v any) (int64, error) {
+	switch v := v.(type) {
+	case int64:
+		return v, nil
+	case int:
+		return int64(v), nil
+	case bool:
+		return 0, fmt.Errorf("want a whole number, got %v", v)
+	case json.Number:
+		return toInt(v)
+	}
+	return toInt(v)
+}
+
+// decoderKeys are the keys that upstream's TextModel gives every model whose
+// config has the field, in its order (conversion/base.py,
+// TextModel.set_gguf_parameters).
+var decoderKeys = []Key{
+	{"block_count", u32, size("layers")},
+	{"context_length", u32, maybe("max_position_embeddings", "n_ctx", "n_positions", "max_length", "max_sequence_length", "model_max_length")},
+	{"embedding_length", u32, maybe("hidden_size", "n_embd", "dim")},
+	{"feed_forward_length", u32, maybe("prefix_dense_intermediate_size", "dense_intermediate_size", "intermediate_size", "n_inner", "hidden_dim")},
+	{"attention.head_count", u32, maybe("num_attention_heads", "n_head", "n_heads")},
+	{"attention.head_count_kv", u32, maybe("num_key_value_heads", "n_kv_heads")},
+	{"attention.causal", flag, notCausal},
+	{"rope.scaling.type", text, ropeScalingType},
+	{"rope.scaling.factor", f32, ropeScaling("factor", "linear", "yarn")},
+	{"rope.scaling.original_context_length", u32, yarnOriginalLength},
+	{"rope.scaling.yarn_ext_factor", f32, ropeScaling("extrapolation_factor", "yarn")},
+	{"rope.scaling.yarn_attn_factor", f32, yarnAttentionFactor},
+	{"rope.scaling.yarn_beta_fast", f32, ropeScaling("beta_fast", "yarn")},
+	{"rope.scaling.yarn_beta_slow", f32, ropeScaling("beta_slow", "yarn")},
+	{"rope.dimension_sections", u32, mropeSections},
+	{"rope.freq_base", f32, ropeFreqBase},
+	{"rope.freq_base_swa", f32, ropeFreqBaseSliding},
+	{"attention.layer_norm_rms_epsilon", f32, maybe("rms_norm_eps", "norm_eps")},
+	{"attention.layer_norm_epsilon", f32, maybe("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")},
+	{"expert_count", u32, maybe("num_local_experts", "num_experts", "n_routed_experts")},
+	{"expert_used_count", u32, maybe("num_experts_per_tok", "num_experts_per_token", "top_k_experts")},
+	{"expert_group_count", u32, maybe("n_group")},
+	{"expert_group_used_count", u32, maybe("topk_group")},
+	{"expert_gating_func", u32, expertGating},
+	{"attention.key_length", u32, maybe("head_dim")},
+	{"attention.value_length", u32, maybe("head_dim")},
+}
+
+// keys joins key lists; of a name that comes twice the later value counts.
+func keys(lists ...[]Key) []Key { return slices.Concat(lists...) }
+
+// notCausal is attention.causal, which only models that are not causal have.
+func notCausal(m *Model) (any, error) {
+	if v, _, ok := m.Config.Raw("is_causal"); ok && v == false {
+		return false, nil
+	}
+	return nil, nil
+}
+
+// ropeScalingType names the scaling that ggml computes by itself; others come
+// as factor tensors.
+func ropeScalingType(m *Model) (any, error) {
+	switch kind := m.rope.kind(); kind {
+	case "linear", "yarn":
+		if m.rope.Full["factor"] != nil {
+			return kind, nil
+		}
+	case "su", "longrope":
+		return "longrope", nil
+	}
+	return nil, nil
+}
+
+// ropeScaling is a number of the scaling's settings where the scaling is of
+// one of the kinds and has a factor.
+func ropeScaling(name string, kinds ...string) Value {
+	return func(m *Model) (any, error) {
+		if !slices.Contains(kinds, m.rope.kind()) || m.rope.Full["factor"] == nil {
+			return nil, nil
+		}
+		return m.rope.Full[name], nil
+	}
+}
+
+// yarnOriginalLength is the context length before scaling, which YaRN cannot
+// do without; transformers takes the model's own where it is not given.
+func yarnOriginalLength(m *Model) (any, error) {
+	if m.rope.kind() != "yarn" || m.rope.Full["factor"] == nil {
+		return nil, nil
+	}
+	if v := m.rope.Full[originalLength]; v != nil {
+		return v, nil
+	}
+	return wrapInt(m.Config.Int("max_position_embeddings"))
+}
+
+func yarnAttentionFactor(m *Model) (any, error) {
+	for _, name := range []string{"attention_factor", "attn_factor"} {
+		if v, err := ropeScaling(name, "yarn")(m); v != nil || err != nil {
+			return v, err
+		}
+	}
+	return nil, nil
+}
+
+// mropeSections are the dimensions per axis of multimodal rotary embeddings:
+// always four.
+func mropeSections(m *Model) (any, error) {
+	list, ok := m.rope.All["mrope_section"].([]any)
+	if !ok {
+		return nil, nil
+	}
+	sections := slices.Clone(list)
+	for len(sections) < 4 {
+		sections = append(sections, int64(0))
+	}
+	return sections[:4], nil
+}
+
+func ropeFreqBase(m *Model) (any, error) { return m.rope.Full["rope_theta"], nil }
+
+func ropeFreqBaseSliding(m *Model) (any, error) { return m.rope.Sliding["rope_theta"], nil }
+
+// expertGating is llama.cpp's number of the router's activation.
+func expertGating(m *Model) (any, error) {
+	v, name, ok := m.Config.Raw("score_function", "scoring_func", "score_func", "moe_router_activation", "moe_router_activation_func", "expert_selection_fn")
+	if !ok {
+		return nil, nil
+	}
+	switch v {
+	case "softmax":
+		return int64(1), nil
+	case "sigmoid":
+		return int64(2), nil
+	case "sqrtsoftplus":
+		return int64(4), nil
+	}
+	return nil, fmt.Errorf("config.json: %s: want softmax, sigmoid or sqrtsoftplus, got %v", name, v)
+}

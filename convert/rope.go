@@ -1,0 +1,148 @@
+package convert
+
+import (
+	"fmt"
+	"math"
+)
+
+// The rotary embedding's settings come in three forms: rope_theta beside
+// rope_scaling (transformers 4), rope_parameters (transformers 5), and
+// rope_parameters with one entry per layer type. Rope reads them all as one:
+// Full for the layers that attend to everything, Sliding for those with a
+// window, which is empty where the model makes no difference.
+type Rope struct {
+	Full    map[string]any
+	Sliding map[string]any
+	// All is what applies to every layer; where the settings are nested it is
+	// the outer object.
+	All map[string]any
+}
+
+var (
+	ropeBase       = []string{"global_rope_theta", "rope_global_theta", "rope_theta_global", "rope_theta", "rotary_emb_base"}
+	ropeLocalBase  = []string{"local_rope_theta", "rope_local_theta", "rope_theta_local", "swa_rope_theta", "rope_local_base_freq"}
+	partialRotary  = []string{"partial_rotary_factor", "rope_pct", "rope_percent", "rotary_pct"}
+	originalLength = "original_max_position_embeddings"
+)
+
+// Rope returns the rotary settings.
+func (c *Config) Rope() (Rope, error) {
+	all := map[string]any{}
+	for _, name := range []string{"rope_parameters", "rope_scaling"} {
+		given, err := c.Object(name)
+		if err != nil {
+			return Rope{}, err
+		}
+		if given == nil {
+			continue
+		}
+		for k, v := range given {
+			if v != nil {
+				all[k] = v
+			}
+		}
+		break
+	}
+	full, isFull := all["full_attention"].(map[string]any)
+	sliding, isSliding := all["sliding_attention"].(map[string]any)
+	if isFull || isSliding {
+		if full == nil {
+			full = all
+		}
+		return Rope{Full: full, Sliding: sliding, All: all}, nil
+	}
+	set := func(key string, names ...string) {
+		if _, ok := all[key]; ok {
+			return
+		}
+		if v, _, ok := c.Raw(names...); ok {
+			all[key] = v
+		}
+	}
+	set("rope_theta", ropeBase...)
+	set("partial_rotary_factor", partialRotary...)
+	set(originalLength, originalLength)
+	if v, ok := all["type"]; ok && all["rope_type"] == nil {
+		all["rope_type"] = v
+	}
+	rope := Rope{Full: all, All: all}
+	if v, _, ok := c.Raw(ropeLocalBase...); ok {
+		rope.Sliding = map[string]any{"rope_theta": v}
+	}
+	return rope, nil
+}
+
+// kind returns the scaling's name, or "" where there is none.
+func (r Rope) kind() string {
+	s, _ := r.Full["rope_type"].(string)
+	return s
+}
+
+// number returns a setting of the full-attention layers.
+func (r Rope) number(name string) (float64, bool, error) {
+	v := r.Full[name]
+	if v == nil {
+		return 0, false, nil
+	}
+	f, err := toFloat(v)
+	if err != nil {
+		return 0, false, fmt.Errorf("config.json: rope settings: %s: %w", name, err)
+	}
+	return f, true, nil
+}
+
+// need is number for a setting that the scaling's formula cannot do without.
+func (r Rope) need(name string) (float64, error) {
+	f, ok, err := r.number(name)
+	if err == nil && !ok {
+		err = fmt.Errorf("config.json: rope settings of type %q: %s is missing", r.kind(), name)
+	}
+	return f, err
+}
+
+// llama3Factors returns the divisors of Llama 3.1's rotary frequencies, one
+// per pair of dimensions: high frequencies stay, low ones are divided by
+// factor, those between are blended (transformers
+// modeling_rope_utils._compute_llama3_parameters). float32 steps follow
+// upstream's torch code, so that the values are the same bits.
+func llama3Factors(r Rope, dim int64) ([]float32, error) {
+	base, err := r.need("rope_theta")
+	if err != nil {
+		return nil, err
+	}
+	factor, err := r.need("factor")
+	if err != nil {
+		return nil, err
+	}
+	low, err := r.need("low_freq_factor")
+	if err != nil {
+		return nil, err
+	}
+	high, err := r.need("high_freq_factor")
+	if err != nil {
+		return nil, err
+	}
+	length, err := r.need(originalLength)
+	if err != nil {
+		return nil, err
+	}
+	if low <= 0 || high <= 0 || factor <= 0 || base <= 0 {
+		return nil, fmt.Errorf("config.json: rope settings of type %q: want positive numbers", r.kind())
+	}
+	factors := make([]float32, dim/2)
+	for i := range factors {
+		exponent := float32(2*i) / float32(dim)
+		freq := 1 / float32(math.Pow(base, float64(exponent)))
+		wavelength := float32(2*math.Pi) / freq
+		switch {
+		case wavelength < float32(length/high):
+			factors[i] = 1
+		case wavelength > float32(length/low):
+			factors[i] = float32(factor)
+		default:
+			smooth := (float32(length)/wavelength - float32(low)) / float32(high-low)
+			factors[i] = 1 / ((1-smooth)/float32(factor) + smooth)
+		}
+	}
+	return factors, nil
+}
