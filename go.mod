@@ -1,11 +1,12 @@
 module github.com/modelpipe/modelpipe
 
-go 1.26
+go 1.26.0
 
 require (
 	github.com/spf13/cobra v1.10.2
 	go.yaml.in/yaml/v3 v3.0.4
 	golang.org/x/sys v0.38.0
+	golang.org/x/text v0.43.0
 )
 
 require (
