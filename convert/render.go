@@ -1,0 +1,512 @@
+package convert
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding"
+	"errors"
+	"fmt"
+	"hash"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"runtime"
+	"slices"
+	"sort"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Options is how to render; none of it changes the bytes.
+type Options struct {
+	// Threads is the number of workers. Zero is GOMAXPROCS, which follows
+	// the processors and the CPU limit of the container.
+	Threads int
+
+	// AllowNonfinite lets NaNs and infinities pass and counts them.
+	AllowNonfinite bool
+
+	// SourceOrder renders in the order of the source files, not of the
+	// output, so that a remote source is read ahead and only once. The output
+	// must implement io.ReaderAt for its digest to be taken.
+	SourceOrder bool
+
+	// Progress, where it is not nil, is kept up to date while Render runs.
+	Progress *Progress
+
+	log *journal
+}
+
+// Progress is what a display polls.
+type Progress struct {
+	Done atomic.Int64 // bytes of the output that are written
+	Step atomic.Int64 // number of the step that was last worked on
+}
+
+// Stats is where the time went, summed over the workers.
+type Stats struct {
+	Wall                             time.Duration
+	Read, Convert, Hash, Write, Wait time.Duration
+	BytesRead, BytesWritten          int64
+	Threads                          int
+	Bound                            string // "source", "cpu", "output": the largest of the above
+}
+
+// Result is what Render found out.
+type Result struct {
+	SHA256    [sha256.Size]byte
+	Size      int64
+	Nonfinite map[string]int64 // by output tensor, where they are allowed
+	Stats     Stats
+}
+
+const (
+	// chunkBytes is the usual size of the output that a worker renders and
+	// writes at once: it stays in the second cache of today's processors.
+	chunkBytes = 1 << 20
+
+	// turnedBytes bounds chunks of transposed tensors for all workers
+	// together. Their reads are as long as the chunk has rows.
+	turnedBytes = 16 << 20
+
+	// blockElements bounds the elements of a chunk that is quantized, so
+	// that the slowest types still share out their work.
+	blockElements = 512 << 10
+)
+
+// turnedChunk is the size of chunks of transposed tensors.
+func turnedChunk(threads int) int64 {
+	return min(max(turnedBytes/int64(threads), 256<<10), 4<<20)
+}
+
+// chunk is what one worker renders at once: a part of the header, or rows
+// (of scalars, perhaps columns of one row) with the padding that follows.
+type chunk struct {
+	off, size      int64 // in the file
+	step           int   // -1 for the header
+	r0, r1, c0, c1 int64
+}
+
+// chunks cuts a file into chunks, which cover it without a gap. They are
+// computed when they are asked for: a file has a million of them.
+type chunks struct {
+	v     *View
+	width []int64 // rows of each step in a chunk, or columns where negative
+	first []int   // number of each step's first chunk
+	head  int     // chunks of the header
+	n     int
+}
+
+// cut fixes the chunks for a size of those of transposed tensors.
+func cut(v *View, turned int64) *chunks {
+	c := &chunks{v: v, head: int(ceilDiv(v.plan.HeaderSize, chunkBytes))}
+	c.n = c.head
+	for i := range v.steps {
+		s := &v.steps[i]
+		limit := int64(chunkBytes)
+		if s.turned {
+			limit = turned
+		}
+		rows := max(1, min(s.rows, limit/s.rowBytes))
+		if !scalar(s.Type) && !s.raw {
+			rows = max(1, min(rows, blockElements/s.cols))
+		}
+		c.first = append(c.first, c.n)
+		if scalar(s.Type) && s.rowBytes > 2*limit {
+			cols := limit / s.Type.BlockBytes()
+			c.width = append(c.width, -cols)
+			c.n += int(s.rows * ceilDiv(s.cols, cols))
+			continue
+		}
+		c.width = append(c.width, rows)
+		c.n += int(ceilDiv(s.rows, rows))
+	}
+	return c
+}
+
+// largest returns the size of the largest chunk.
+func (c *chunks) largest() int64 {
+	size := min(c.v.plan.HeaderSize, chunkBytes)
+	for i := range c.v.steps {
+		size = max(size, c.at(c.first[i]).size)
+		if i+1 < len(c.first) {
+			size = max(size, c.at(c.first[i+1]-1).size)
+		}
+	}
+	return max(size, c.at(c.n-1).size)
+}
+
+// at returns chunk i.
+func (c *chunks) at(i int) chunk {
+	if i < c.head {
+		off := int64(i) * chunkBytes
+		end := min(off+chunkBytes, c.v.plan.HeaderSize)
+		if len(c.v.steps) == 0 && i == c.head-1 {
+			end = c.v.plan.Size
+		}
+		return chunk{off: off, size: end - off, step: -1}
+	}
+	n := sort.SearchInts(c.first, i+1) - 1
+	s := &c.v.steps[n]
+	k := int64(i - c.first[n])
+	out := chunk{step: n, c1: s.cols}
+	if w := c.width[n]; w < 0 {
+		per := ceilDiv(s.cols, -w)
+		out.r0, out.c0 = k/per, k%per*-w
+		out.r1, out.c1 = out.r0+1, min(s.cols, out.c0-w)
+		out.off = s.Offset + out.r0*s.rowBytes + out.c0*s.Type.BlockBytes()
+		out.size = (out.c1 - out.c0) * s.Type.BlockBytes()
+	} else {
+		out.r0, out.r1 = k*w, min(s.rows, (k+1)*w)
+		out.off = s.Offset + out.r0*s.rowBytes
+		out.size = (out.r1 - out.r0) * s.rowBytes
+	}
+	if out.r1 == s.rows && out.c1 == s.cols {
+		next := c.v.plan.Size
+		if n+1 < len(c.v.steps) {
+			next = c.v.steps[n+1].Offset
+		}
+		out.size = next - out.off
+	}
+	return out
+}
+
+// bySource returns the numbers of the chunks in the order in which their
+// first rows lie in the source.
+func (c *chunks) bySource() []int {
+	type place struct {
+		chunk int
+		file  string
+		off   int64
+	}
+	places := make([]place, c.n)
+	for i := range places {
+		at := c.at(i)
+		places[i].chunk = i
+		if at.step >= 0 {
+			l, _, off, _ := locate(c.v.steps[at.step].From, at.r0, at.c0)
+			places[i].file, places[i].off = l.File, off
+		}
+	}
+	slices.SortStableFunc(places, func(a, b place) int {
+		return cmp.Or(cmp.Compare(a.file, b.file), cmp.Compare(a.off, b.off))
+	})
+	order := make([]int, c.n)
+	for i, p := range places {
+		order[i] = p.chunk
+	}
+	return order
+}
+
+// fill renders a chunk into p, which has its size.
+func (v *View) fill(e *evaluator, c chunk, p []byte, count func(int64)) error {
+	if c.step < 0 {
+		clear(p)
+		if c.off < int64(len(v.head)) {
+			copy(p, v.head[c.off:])
+		}
+		return nil
+	}
+	s := &v.steps[c.step]
+	n := (c.r1 - c.r0) * s.rowBytes
+	if c.r1-c.r0 == 1 && c.c1-c.c0 < s.cols {
+		n = (c.c1 - c.c0) * s.Type.BlockBytes()
+	}
+	clear(p[n:])
+	return v.region(e, s, c.r0, c.r1, c.c0, c.c1, p[:n], count)
+}
+
+// Render writes the file of plan to w. Workers take chunks of all tensors in
+// turn, so that none waits for another's tensor; memory does not grow with
+// the model. The digest is of the file from its first byte to its last, taken
+// while later chunks are rendered. The bytes do not depend on opts.
+//
+// When ctx ends, Render returns its cause after the chunks under way.
+func Render(ctx context.Context, plan *Plan, src fs.FS, w io.WriterAt, opts Options) (*Result, error) {
+	v, err := NewView(plan, src, opts.AllowNonfinite)
+	if err != nil {
+		return nil, err
+	}
+	defer v.Close()
+	if opts.Threads <= 0 {
+		opts.Threads = runtime.GOMAXPROCS(0)
+	}
+	turned := turnedChunk(opts.Threads)
+	if opts.log != nil {
+		turned = opts.log.id.Turned
+	}
+	c := cut(v, turned)
+	r := &render{v: v, chunks: c, w: w, opts: opts, log: opts.log, sum: sha256.New(), pending: map[int][]byte{}}
+	r.back, _ = w.(io.ReaderAt)
+	r.result.Nonfinite = map[string]int64{}
+	if opts.SourceOrder {
+		if r.back == nil {
+			return nil, errors.New("render: in the order of the source: the output cannot be read back")
+		}
+		r.order = c.bySource()
+	}
+	if r.log != nil {
+		if err := r.resume(); err != nil {
+			return nil, err
+		}
+	}
+	if opts.Progress != nil {
+		opts.Progress.Done.Store(r.skipped)
+	}
+	if err := r.run(ctx); err != nil {
+		return nil, err
+	}
+	r.sum.Sum(r.result.SHA256[:0])
+	r.result.Size = plan.Size
+	return &r.result, nil
+}
+
+// render is one run of Render.
+type render struct {
+	v      *View
+	chunks *chunks
+	w      io.WriterAt
+	back   io.ReaderAt // w, where it can be read
+	opts   Options
+	log    *journal
+	order  []int // of rendering; nil is that of the file
+
+	next    atomic.Int64 // in order
+	skipped int64        // bytes that an earlier run has written
+
+	mu       sync.Mutex
+	sum      hash.Hash
+	hashed   int            // chunks whose bytes are in sum
+	hashing  bool           // a worker is at it
+	pending  map[int][]byte // chunks written after those; nil bytes are read back
+	result   Result
+	released chan []byte // buffers
+}
+
+// castagnoli is the polynomial of the journal's checksums.
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func (r *render) run(ctx context.Context) error {
+	start := time.Now()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	threads := min(r.opts.Threads, max(1, r.chunks.n))
+	buffers := threads + max(2, threads/2)
+	r.released = make(chan []byte, buffers)
+	for range buffers {
+		r.released <- nil
+	}
+	largest := r.chunks.largest()
+	var wg sync.WaitGroup
+	for range threads {
+		wg.Go(func() {
+			if err := r.work(ctx, largest); err != nil {
+				cancel(err)
+			}
+		})
+	}
+	wg.Wait()
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	if err := r.hashPending(); err != nil {
+		return err
+	}
+	if r.hashed != r.chunks.n {
+		return fmt.Errorf("render: %d of %d chunks were written", r.hashed, r.chunks.n)
+	}
+	s := &r.result.Stats
+	s.Wall, s.Threads = time.Since(start), threads
+	s.Bound = "cpu"
+	if s.Read > s.Convert+s.Hash {
+		s.Bound = "source"
+	}
+	if s.Write > s.Convert+s.Hash && s.Write > s.Read {
+		s.Bound = "output"
+	}
+	return nil
+}
+
+// work renders chunks until there are none left.
+func (r *render) work(ctx context.Context, largest int64) error {
+	e := &evaluator{src: r.v.src}
+	var stats Stats
+	defer func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		s := &r.result.Stats
+		s.Read += e.reading
+		s.Convert += stats.Convert - e.reading
+		s.Hash += stats.Hash
+		s.Write += stats.Write
+		s.Wait += stats.Wait
+		s.BytesRead += e.read
+		s.BytesWritten += stats.BytesWritten
+	}()
+	for {
+		t := time.Now()
+		var buf []byte
+		select {
+		case <-ctx.Done():
+			return nil
+		case buf = <-r.released:
+		}
+		stats.Wait += time.Since(t)
+		i, ok := r.take()
+		if !ok {
+			r.released <- buf
+			return nil
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if buf == nil {
+			buf = make([]byte, largest)
+		}
+		c := r.chunks.at(i)
+		p := buf[:c.size]
+		t = time.Now()
+		err := r.v.fill(e, c, p, func(n int64) {
+			r.mu.Lock()
+			r.result.Nonfinite[r.v.steps[c.step].Name] += n
+			r.mu.Unlock()
+		})
+		stats.Convert += time.Since(t)
+		if err != nil {
+			return err
+		}
+		t = time.Now()
+		if _, err := r.w.WriteAt(p, c.off); err != nil {
+			return fmt.Errorf("write output at offset %d: %w", c.off, err)
+		}
+		stats.BytesWritten += c.size
+		stats.Write += time.Since(t)
+		if r.log != nil {
+			if err := r.log.written(i, c.size, crc32.Checksum(p, castagnoli)); err != nil {
+				return err
+			}
+		}
+		if p := r.opts.Progress; p != nil {
+			p.Done.Add(c.size)
+			p.Step.Store(int64(c.step))
+		}
+		t = time.Now()
+		if err := r.done(i, p); err != nil {
+			return err
+		}
+		stats.Hash += time.Since(t)
+	}
+}
+
+// take returns the number of the next chunk to render.
+func (r *render) take() (int, bool) {
+	for {
+		n := int(r.next.Add(1) - 1)
+		if n >= r.chunks.n {
+			return 0, false
+		}
+		if r.order != nil {
+			n = r.order[n]
+		}
+		if r.log == nil || !r.log.has(n) {
+			return n, true
+		}
+	}
+}
+
+// done hands chunk i to the digest. Whoever finds the next chunks of the file
+// complete takes them all, while the others go on rendering.
+func (r *render) done(i int, p []byte) error {
+	r.mu.Lock()
+	switch {
+	case i < r.hashed: // rendered again after a power failure
+		r.released <- p[:cap(p)]
+	case r.order != nil && i != r.hashed:
+		// It may be long until its turn: it is read back then.
+		r.pending[i] = nil
+		r.released <- p[:cap(p)]
+	default:
+		r.pending[i] = p
+	}
+	busy := r.hashing
+	_, ready := r.pending[r.hashed]
+	r.hashing = busy || ready
+	r.mu.Unlock()
+	if busy || !ready {
+		return nil
+	}
+	return r.hashPending()
+}
+
+// hashPending takes the digest over every complete chunk that follows what is
+// hashed. r.hashing is the caller's.
+func (r *render) hashPending() error {
+	var scratch []byte
+	for {
+		r.mu.Lock()
+		i := r.hashed
+		p, ok := r.pending[i]
+		if !ok && i < r.chunks.n && r.log != nil && r.log.has(i) {
+			ok = true // of an earlier run
+		}
+		delete(r.pending, i)
+		if !ok {
+			r.hashing = false
+			r.mu.Unlock()
+			return nil
+		}
+		r.mu.Unlock()
+		c := r.chunks.at(i)
+		if p != nil {
+			r.sum.Write(p)
+			r.released <- p[:cap(p)]
+		} else {
+			if scratch == nil {
+				scratch = make([]byte, r.chunks.largest())
+			}
+			if _, err := r.back.ReadAt(scratch[:c.size], c.off); err != nil {
+				return fmt.Errorf("read the output back at offset %d: %w", c.off, err)
+			}
+			r.sum.Write(scratch[:c.size])
+		}
+		r.mu.Lock()
+		r.hashed++
+		if r.log != nil {
+			if err := r.logHash(); err != nil {
+				r.mu.Unlock()
+				return err
+			}
+		}
+		r.mu.Unlock()
+	}
+}
+
+// logHash records how far the digest is.
+func (r *render) logHash() error {
+	state, err := r.sum.(encoding.BinaryMarshaler).MarshalBinary()
+	if err != nil {
+		return fmt.Errorf("render: digest: %w", err)
+	}
+	return r.log.digest(r.hashed, state)
+}
+
+// resume takes over what the journal says an earlier run has done.
+func (r *render) resume() error {
+	if err := r.log.verify(r.chunks); err != nil {
+		return err
+	}
+	if r.log.state != nil {
+		if err := r.sum.(encoding.BinaryUnmarshaler).UnmarshalBinary(r.log.state); err != nil {
+			return fmt.Errorf("render: digest: %w", err)
+		}
+		r.hashed = r.log.hashed
+	}
+	for i := range r.chunks.n {
+		if r.log.has(i) {
+			r.skipped += r.chunks.at(i).size
+		}
+	}
+	return nil
+}
