@@ -164,7 +164,7 @@ func locate(m Matrix, row, col int64) (l Leaf, index, offset int64, ok bool) {
 		case Scaled:
 			l, index, offset, ok = locate(src.Of, row, col)
 		case Unpack:
-			rows, cols := src.Of.Dims()
+			rows, _ := src.Of.Dims()
 			slots := int64(len(src.Order))
 			r, c := row, col/slots
 			switch {

@@ -31,7 +31,7 @@ type Output struct {
 
 // FileOptions is how to make files.
 type FileOptions struct {
-	Options
+	RenderOptions
 
 	// Resume goes on with what an interrupted run left. Without it such a
 	// rest is thrown away.
@@ -221,7 +221,7 @@ func (p *partial) render(ctx context.Context, o Output, src fs.FS, opts FileOpti
 			}
 		}
 	}()
-	res, err := Render(ctx, o.Plan, src, p.data, opts.Options)
+	res, err := Render(ctx, o.Plan, src, p.data, opts.RenderOptions)
 	stop()
 	syncErr := <-synced
 	p.written = opts.Progress.Done.Load()

@@ -19,8 +19,8 @@ import (
 	"time"
 )
 
-// Options is how to render; none of it changes the bytes.
-type Options struct {
+// RenderOptions is how to render; none of it changes the bytes.
+type RenderOptions struct {
 	// Threads is the number of workers. Zero is GOMAXPROCS, which follows
 	// the processors and the CPU limit of the container.
 	Threads int
@@ -47,11 +47,11 @@ type Progress struct {
 
 // Stats is where the time went, summed over the workers.
 type Stats struct {
-	Wall                             time.Duration
-	Read, Convert, Hash, Write, Wait time.Duration
-	BytesRead, BytesWritten          int64
-	Threads                          int
-	Bound                            string // "source", "cpu", "output": the largest of the above
+	Wall                                   time.Duration
+	Read, Convert, Hash, Write, Wait, Sync time.Duration
+	BytesRead, BytesWritten                int64
+	Threads                                int
+	Bound                                  string // "source", "cpu", "output": the largest of the above
 }
 
 // Result is what Render found out.
@@ -110,11 +110,11 @@ func cut(v *View, turned int64) *chunks {
 			limit = turned
 		}
 		rows := max(1, min(s.rows, limit/s.rowBytes))
-		if !scalar(s.Type) && !s.raw {
+		if !alone(s.Type) && !s.raw {
 			rows = max(1, min(rows, blockElements/s.cols))
 		}
 		c.first = append(c.first, c.n)
-		if scalar(s.Type) && s.rowBytes > 2*limit {
+		if alone(s.Type) && s.rowBytes > 2*limit {
 			cols := limit / s.Type.BlockBytes()
 			c.width = append(c.width, -cols)
 			c.n += int(s.rows * ceilDiv(s.cols, cols))
@@ -224,7 +224,7 @@ func (v *View) fill(e *evaluator, c chunk, p []byte, count func(int64)) error {
 // while later chunks are rendered. The bytes do not depend on opts.
 //
 // When ctx ends, Render returns its cause after the chunks under way.
-func Render(ctx context.Context, plan *Plan, src fs.FS, w io.WriterAt, opts Options) (*Result, error) {
+func Render(ctx context.Context, plan *Plan, src fs.FS, w io.WriterAt, opts RenderOptions) (*Result, error) {
 	v, err := NewView(plan, src, opts.AllowNonfinite)
 	if err != nil {
 		return nil, err
@@ -269,7 +269,7 @@ type render struct {
 	chunks *chunks
 	w      io.WriterAt
 	back   io.ReaderAt // w, where it can be read
-	opts   Options
+	opts   RenderOptions
 	log    *journal
 	order  []int // of rendering; nil is that of the file
 
@@ -384,7 +384,7 @@ func (r *render) work(ctx context.Context, largest int64) error {
 		stats.BytesWritten += c.size
 		stats.Write += time.Since(t)
 		if r.log != nil {
-			if err := r.log.written(i, c.size, crc32.Checksum(p, castagnoli)); err != nil {
+			if err := r.log.written(i, crc32.Checksum(p, castagnoli)); err != nil {
 				return err
 			}
 		}

@@ -185,7 +185,7 @@ func (v *View) stepRange(e *evaluator, s *prepared, off int64, p []byte) error {
 		// where the encoding of a block may depend on the whole row.
 		c0, c1, size := int64(0), s.cols, s.rowBytes
 		n := min(int64(len(p)), s.rowBytes-in)
-		if scalar(s.Type) {
+		if alone(s.Type) {
 			width := s.Type.BlockBytes()
 			c0, c1 = in/width, ceilDiv(in+n, width)
 			size, in = (c1-c0)*width, in-c0*width
@@ -219,7 +219,7 @@ func (v *View) region(e *evaluator, s *prepared, r0, r1, c0, c1 int64, dst []byt
 		}
 		if !v.allow {
 			value := float32(math.NaN())
-			if scalar(s.Type) {
+			if alone(s.Type) {
 				value = decodeOne(s.Type, dst, i)
 			}
 			return nonfinite(s.Step, r0+i/width, c0+i%width, value)
@@ -228,7 +228,7 @@ func (v *View) region(e *evaluator, s *prepared, r0, r1, c0, c1 int64, dst []byt
 			count(countNonfinite(s.Type, dst))
 		}
 		// Encoding quiets signalling NaNs, so that moving them must too.
-		if codec, ok := quantize.Lookup(s.Type); ok && scalar(s.Type) {
+		if codec, ok := quantize.Lookup(s.Type); ok && alone(s.Type) {
 			values := e.float(int64(len(dst)) / s.Type.BlockBytes())
 			codec.Decode(values, dst)
 			codec.Encode(dst, values, len(values), nil)
@@ -300,5 +300,5 @@ func (v *View) checkFinite(s *prepared, values []float32, out []byte, r, c0, wid
 	return nil
 }
 
-// scalar says whether the rows of t can be encoded in parts.
-func scalar(t gguf.Type) bool { return t.BlockElements() == 1 }
+// alone says whether the rows of t can be encoded in parts.
+func alone(t gguf.Type) bool { return t.BlockElements() == 1 }
