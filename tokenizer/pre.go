@@ -1,0 +1,166 @@
+package tokenizer
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// gpt2Regex is the expression of a ByteLevel step that cuts by itself
+// (tokenizers' ByteLevel pre-tokenizer, from openai/gpt-2's encoder.py).
+const gpt2Regex = `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
+
+// Structure returns the pre-tokenizer in the normal form by which it is
+// recognised: one line per step. Two spellings of one behaviour get one form:
+// an inverted Split that removes the gaps isolates its matches, and a ByteLevel
+// step with use_regex is a Split by GPT-2's expression and then plain bytes.
+func (d *Definition) Structure() []string {
+	var lines []string
+	for _, p := range d.PreTokenizers {
+		lines = append(lines, p.structure()...)
+	}
+	return lines
+}
+
+func (p PreTokenizer) structure() []string {
+	switch p.Type {
+	case "ByteLevel":
+		line := "bytes"
+		if p.AddPrefixSpace {
+			line = "bytes prefix-space"
+		}
+		if p.UseRegex {
+			return []string{"split isolated " + gpt2Regex, line}
+		}
+		return []string{line}
+	case "Split":
+		behavior, what := strings.ToLower(p.Behavior), normalRegex(p.Pattern.Regex)
+		switch {
+		case p.Invert && p.Behavior == "Removed":
+			behavior = "isolated"
+		case p.Invert:
+			behavior += " inverted"
+		}
+		if p.Pattern.Regex == "" {
+			return []string{fmt.Sprintf("split %s literal %q", behavior, p.Pattern.String)}
+		}
+		return []string{"split " + behavior + " " + what}
+	case "Digits":
+		if p.IndividualDigits {
+			return []string{"digits individual"}
+		}
+		return []string{"digits"}
+	case "Punctuation":
+		return []string{"punctuation " + strings.ToLower(p.Behavior)}
+	case "Metaspace":
+		return []string{fmt.Sprintf("metaspace %s %s split=%t", p.Replacement, p.PrependScheme, p.SplitWords)}
+	case "CharDelimiterSplit":
+		return []string{fmt.Sprintf("delimiter %q", p.Delimiter)}
+	case "FixedLength":
+		return []string{fmt.Sprintf("length %d", p.Length)}
+	}
+	return []string{strings.ToLower(p.Type)}
+}
+
+// normalRegex writes control characters as escapes, and drops escapes that
+// mean nothing inside a bracket, so that the same expression stored in two
+// ways is one text.
+func normalRegex(re string) string {
+	return strings.NewReplacer("\r", `\r`, "\n", `\n`, "\t", `\t`, `\"`, `"`, `\'`, `'`).Replace(re)
+}
+
+// recognise returns llama.cpp's name of the definition's pre-tokenizer. Rows
+// with the same structure are told apart by the architecture, then by
+// ignore_merges; the first of them is the name where nothing else decides.
+func (d *Definition) recognise(arch string) (string, error) {
+	have := d.Structure()
+	var same []preTokenizer
+	for _, row := range preTokenizers {
+		if slices.Equal(row.structure, have) {
+			same = append(same, row)
+		}
+	}
+	if len(same) == 0 {
+		return "", unknownPre(have)
+	}
+	for _, row := range same {
+		if slices.Contains(row.archs, arch) {
+			return row.name, nil
+		}
+	}
+	return same[0].name, nil
+}
+
+// unknownPre is the error for a pre-tokenizer that no row describes. It shows
+// the lines that differ from the nearest row.
+func unknownPre(have []string) error {
+	var nearest preTokenizer
+	best := -1
+	for _, row := range preTokenizers {
+		if d := distance(have, row.structure); best < 0 || d < best {
+			nearest, best = row, d
+		}
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "pre-tokenizer not recognised; --pre NAME says which of llama.cpp's it is. The nearest is %q, which differs (- %s, + this tokenizer):", nearest.name, nearest.name)
+	for _, line := range diff(nearest.structure, have) {
+		b.WriteString("\n  " + line)
+	}
+	return fmt.Errorf("%s", b.String())
+}
+
+// distance is how unlike two structures are: the edits of whole lines, each
+// weighed by the edits of characters inside them.
+func distance(a, b []string) int {
+	return edits(len(a), len(b), func(i, j int) int {
+		ra, rb := []rune(a[i]), []rune(b[j])
+		d := edits(len(ra), len(rb), func(i, j int) int {
+			if ra[i] == rb[j] {
+				return 0
+			}
+			return 1
+		}, 1)
+		return min(d, lineWeight)
+	}, lineWeight)
+}
+
+// lineWeight is the cost of a step too many; a step that is changed beyond
+// recognition costs as much.
+const lineWeight = 400
+
+// edits is Levenshtein's distance of two sequences, where changing element i
+// into element j costs change(i, j) and adding or dropping one costs gap.
+func edits(n, m int, change func(i, j int) int, gap int) int {
+	row := make([]int, m+1)
+	for j := range row {
+		row[j] = j * gap
+	}
+	for i := range n {
+		diagonal := row[0]
+		row[0] = (i + 1) * gap
+		for j := range m {
+			cost := min(diagonal+change(i, j), row[j]+gap, row[j+1]+gap)
+			diagonal, row[j+1] = row[j+1], cost
+		}
+	}
+	return row[m]
+}
+
+// diff lists the lines of two structures, marked "- " where only a has them
+// and "+ " where only b has them. Lines in common are left out.
+func diff(a, b []string) []string {
+	var out []string
+	for len(a) > 0 && len(b) > 0 && a[0] == b[0] {
+		a, b = a[1:], b[1:]
+	}
+	for len(a) > 0 && len(b) > 0 && a[len(a)-1] == b[len(b)-1] {
+		a, b = a[:len(a)-1], b[:len(b)-1]
+	}
+	for _, line := range a {
+		out = append(out, "- "+line)
+	}
+	for _, line := range b {
+		out = append(out, "+ "+line)
+	}
+	return out
+}
