@@ -281,7 +281,7 @@ func (v *Vocabulary) read(m gguf.Metadata) error {
 	if v.Merges, _, err = value[[]string](m, prefix+"merges"); err != nil {
 		return err
 	}
-	if v.Charsmap, err = charsmap(m); err != nil {
+	if v.Charsmap, err = readCharsmap(m); err != nil {
 		return err
 	}
 	if n, ok, err := value[uint32](m, prefix+"token_type_count"); err != nil {
@@ -297,8 +297,8 @@ func (v *Vocabulary) read(m gguf.Metadata) error {
 	return nil
 }
 
-// charsmap reads the map, which is an array of bytes, signed in some files.
-func charsmap(m gguf.Metadata) ([]byte, error) {
+// readCharsmap reads the map, which is an array of bytes, signed in some files.
+func readCharsmap(m gguf.Metadata) ([]byte, error) {
 	switch raw, _ := m.Get(prefix + "precompiled_charsmap"); raw := raw.(type) {
 	case nil:
 		return nil, nil
