@@ -31,6 +31,7 @@ import (
 // believed as they are, for they were taken from memory.
 const (
 	recordChunk  = 'W' // uint32 chunk, uint32 CRC-32C of its bytes: it was written
+	recordLost   = 'L' // uint32 chunk: it did not match its checksum when it was read back
 	recordDigest = 'D' // uint32 chunks covered, state of crypto/sha256
 	recordSync   = 'S' // uint64 length of the journal up to which chunks are on the disk
 	recordEnd    = 'E' // SHA-256 of the file: all of it is on the disk
@@ -212,6 +213,8 @@ func (j *journal) load(id identity) error {
 		switch kind := rest[0]; {
 		case kind == recordChunk && len(p) == 8:
 			j.claims[binary.LittleEndian.Uint32(p)] = claim{j.size, binary.LittleEndian.Uint32(p[4:])}
+		case kind == recordLost && len(p) == 4:
+			delete(j.claims, binary.LittleEndian.Uint32(p))
 		case kind == recordDigest && len(p) > 4:
 			j.hashed, j.state = int(binary.LittleEndian.Uint32(p)), slices.Clone(p[4:])
 		case kind == recordSync && len(p) == 8:
@@ -245,6 +248,10 @@ func (j *journal) verify(c *chunks) error {
 				return fmt.Errorf("read the unfinished output at offset %d: %w", at.off, err)
 			}
 			if int64(n) != at.size || crc32.Checksum(buf[:n], castagnoli) != claim.sum {
+				// The next sync must not vouch for it.
+				if err := j.append(recordLost, binary.LittleEndian.AppendUint32(nil, i)); err != nil {
+					return err
+				}
 				continue
 			}
 		}

@@ -126,7 +126,7 @@ type partial struct {
 }
 
 // openPartial locks an output and opens what there is of it.
-func openPartial(o Output, src fs.FS, opts FileOptions) (p *partial, err error) {
+func openPartial(o Output, src fs.FS, opts FileOptions) (_ *partial, err error) {
 	id, err := identify(o.Plan, src, opts.AllowNonfinite)
 	if err != nil {
 		return nil, err
@@ -136,7 +136,7 @@ func openPartial(o Output, src fs.FS, opts FileOptions) (p *partial, err error) 
 	if err != nil {
 		return nil, err
 	}
-	p = &partial{path: o.Path, log: &journal{file: file}}
+	p := &partial{path: o.Path, log: &journal{file: file}}
 	defer func() {
 		if err != nil {
 			p.close()
