@@ -32,32 +32,32 @@ type preRules struct {
 
 // The alternatives that many expressions share.
 const (
-	anyCaseContraction = `(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])`
-	word               = `[^\r\n\p{L}\p{N}]?\p{L}+`
-	markWord           = `[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+`
-	symbols            = ` ?[^\s\p{L}\p{N}]+[\r\n]*`
-	pathSymbols        = ` ?[^\s\p{L}\p{N}]+[\r\n/]*`
-	newlines           = `\s*[\r\n]+`
-	spaces             = `\s+(?!\S)|\s+`
-	asciiPunctWord     = "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+"
-	cjkRun             = `[一-龥぀-ゟ゠-ヿ]+`
+	exprContraction = `(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])`
+	exprWord        = `[^\r\n\p{L}\p{N}]?\p{L}+`
+	exprMarkWord    = `[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+`
+	exprSymbols     = ` ?[^\s\p{L}\p{N}]+[\r\n]*`
+	exprPathSymbols = ` ?[^\s\p{L}\p{N}]+[\r\n/]*`
+	exprNewlines    = `\s*[\r\n]+`
+	exprSpaces      = `\s+(?!\S)|\s+`
+	exprPunctWord   = "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+"
+	exprCJK         = `[一-龥぀-ゟ゠-ヿ]+`
 
 	cutGPT2      = `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)`
-	cutLlama3    = anyCaseContraction + `|` + word + `|\p{N}{1,3}|` + symbols + `|` + newlines + `|` + spaces
-	cutQwen2     = anyCaseContraction + `|` + word + `|\p{N}|` + symbols + `|` + newlines + `|` + spaces
-	cutQwen35    = anyCaseContraction + `|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|` + newlines + `|` + spaces
-	cutDeepSeek3 = asciiPunctWord + `|` + markWord + `| ?[\p{P}\p{S}]+[\r\n]*|` + newlines + `|` + spaces
+	cutLlama3    = exprContraction + `|` + exprWord + `|\p{N}{1,3}|` + exprSymbols + `|` + exprNewlines + `|` + exprSpaces
+	cutQwen2     = exprContraction + `|` + exprWord + `|\p{N}|` + exprSymbols + `|` + exprNewlines + `|` + exprSpaces
+	cutQwen35    = exprContraction + `|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|` + exprNewlines + `|` + exprSpaces
+	cutDeepSeek3 = exprPunctWord + `|` + exprMarkWord + `| ?[\p{P}\p{S}]+[\r\n]*|` + exprNewlines + `|` + exprSpaces
 	cutLines     = `[^\n]+|[\n]+`
 
 	// llama.cpp spells "upper case or caseless" and "lower case or caseless"
 	// as a letter that is not an ASCII letter of the other case.
-	upperish  = `((?=[\p{L}])([^a-z]))`
-	lowerish  = `((?=[\p{L}])([^A-Z]))`
-	upperMark = `((?=[\p{L}\p{M}])([^a-z]))`
-	lowerMark = `((?=[\p{L}\p{M}])([^A-Z]))`
-	upperCat  = `[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]`
-	lowerCat  = `[\p{Ll}\p{Lm}\p{Lo}\p{M}]`
-	lead      = `[^\r\n\p{L}\p{N}]?`
+	exprUpper     = `((?=[\p{L}])([^a-z]))`
+	exprLower     = `((?=[\p{L}])([^A-Z]))`
+	exprUpperMark = `((?=[\p{L}\p{M}])([^a-z]))`
+	exprLowerMark = `((?=[\p{L}\p{M}])([^A-Z]))`
+	exprUpperCat  = `[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]`
+	exprLowerCat  = `[\p{Ll}\p{Lm}\p{Lo}\p{M}]`
+	exprLead      = `[^\r\n\p{L}\p{N}]?`
 
 	// These two names stand for code in llama.cpp (unicode.cpp,
 	// unicode_regex_split_custom), not for expressions.
@@ -67,7 +67,7 @@ const (
 
 // caseWords is gpt-4o's pair of word alternatives.
 func caseWords(upper, lower, suffix string) string {
-	return lead + upper + `*` + lower + `+` + suffix + `|` + lead + upper + `+` + lower + `*` + suffix
+	return exprLead + upper + `*` + lower + `+` + suffix + `|` + exprLead + upper + `+` + lower + `*` + suffix
 }
 
 var preTable = []preRules{
@@ -86,13 +86,13 @@ var preTable = []preRules{
 	{names: []string{"glm4", "glm5"}, cuts: []string{cutLlama3}, noBOS: true, ignoreMerges: true},
 	{
 		names: []string{"jais-2"},
-		cuts: []string{anyCaseContraction + `|` + word + `|\p{N}{1,3}|` + symbols + `|` + newlines +
+		cuts: []string{exprContraction + `|` + exprWord + `|\p{N}{1,3}|` + exprSymbols + `|` + exprNewlines +
 			`|\s{512}(?!\S)|\s{256}(?!\S)|\s{128}(?!\S)|\s{64}(?!\S)|\s{32}(?!\S)|\s{16}(?!\S)|\s{8}(?!\S)|\s{4}(?!\S)|\s{1,2}(?!\S)|\s{1}`},
 	},
 	{
 		names: []string{"minicpm5"},
 		cuts: []string{`\p{N}{1,3}`,
-			anyCaseContraction + `|` + word + `|\p{N}+|` + symbols + `|` + newlines + `|` + spaces},
+			exprContraction + `|` + exprWord + `|\p{N}+|` + exprSymbols + `|` + exprNewlines + `|` + exprSpaces},
 		ignoreMerges: true,
 	},
 	{
@@ -114,20 +114,20 @@ var preTable = []preRules{
 	},
 	{
 		names:      []string{"deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"},
-		cuts:       []string{`\p{N}{1,3}`, cjkRun, cutDeepSeek3},
+		cuts:       []string{`\p{N}{1,3}`, exprCJK, cutDeepSeek3},
 		keepSpaces: true,
 	},
 	{
 		names: []string{"spark2_5"},
-		cuts: []string{`\p{N}{1,3}`, cjkRun,
-			asciiPunctWord + `|` + markWord + `| ?[\p{P}\p{S}]+|[` + "\r\n" + `]|` + spaces, `\p{N}`},
+		cuts: []string{`\p{N}{1,3}`, exprCJK,
+			exprPunctWord + `|` + exprMarkWord + `| ?[\p{P}\p{S}]+|[` + "\r\n" + `]|` + exprSpaces, `\p{N}`},
 		keepSpaces: true,
 	},
 	{
 		names: []string{"youtu"},
 		cuts: []string{
 			`[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥぀-ゟ゠-ヿ]+`,
-			caseWords(upperCat, lowerCat, anyCaseContraction+`?`) + `|\p{N}|` + pathSymbols + `|` + newlines + `|` + spaces,
+			caseWords(exprUpperCat, exprLowerCat, exprContraction+`?`) + `|\p{N}|` + exprPathSymbols + `|` + exprNewlines + `|` + exprSpaces,
 		},
 		keepSpaces: true, ignoreMerges: true,
 	},
@@ -159,7 +159,7 @@ var preTable = []preRules{
 	{names: []string{"laguna"}, cuts: []string{cutLines, cutQwen2}, keepSpaces: true},
 	{
 		names:      []string{"ufakzeka"},
-		cuts:       []string{word + `|\p{N}|` + symbols + `|` + newlines + `|` + spaces},
+		cuts:       []string{exprWord + `|\p{N}|` + exprSymbols + `|` + exprNewlines + `|` + exprSpaces},
 		keepSpaces: true,
 	},
 	{names: []string{"poro-chat"}, cuts: []string{` ?[^(\s|.,!?…。，、।۔،)]+`}, keepSpaces: true},
@@ -167,7 +167,7 @@ var preTable = []preRules{
 	{names: []string{"viking"}, cuts: []string{` ?[^(\s|.,!?…。，、।۔،)]+`, `\p{N}`}, keepSpaces: true},
 	{
 		names: []string{"tekken"},
-		cuts:  []string{caseWords(upperish, lowerish, ``) + `|\p{N}|` + pathSymbols + `|` + newlines + `|` + spaces},
+		cuts:  []string{caseWords(exprUpper, exprLower, ``) + `|\p{N}|` + exprPathSymbols + `|` + exprNewlines + `|` + exprSpaces},
 
 		keepSpaces: true, ignoreMerges: true, addBOS: true,
 	},
@@ -179,34 +179,34 @@ var preTable = []preRules{
 	},
 	{
 		names: []string{"gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"},
-		cuts: []string{caseWords(upperish, lowerish, anyCaseContraction+`?`) + `|\p{N}{1,3}|` + pathSymbols +
-			`|` + newlines + `|` + spaces},
+		cuts: []string{caseWords(exprUpper, exprLower, exprContraction+`?`) + `|\p{N}{1,3}|` + exprPathSymbols +
+			`|` + exprNewlines + `|` + exprSpaces},
 		keepSpaces: true,
 	},
 	{
 		names: []string{"granite-embed-multi-97m"},
-		cuts: []string{caseWords(upperMark, lowerMark, anyCaseContraction+`?`) + `|\p{N}{1,3}|` + pathSymbols +
-			`|` + newlines + `|` + spaces},
+		cuts: []string{caseWords(exprUpperMark, exprLowerMark, exprContraction+`?`) + `|\p{N}{1,3}|` + exprPathSymbols +
+			`|` + exprNewlines + `|` + exprSpaces},
 		keepSpaces: true, ignoreMerges: true,
 	},
 	{
 		names: []string{"tiny_aya", "cohere2moe"},
 		cuts: []string{cutDigitsFromRight,
-			caseWords(upperCat, lowerCat, anyCaseContraction+`?`) + `|\p{N}{1,3}|` + pathSymbols + `|` + newlines + `|` + spaces},
+			caseWords(exprUpperCat, exprLowerCat, exprContraction+`?`) + `|\p{N}{1,3}|` + exprPathSymbols + `|` + exprNewlines + `|` + exprSpaces},
 		keepSpaces: true,
 	},
 	{names: []string{"kimi-k2"}, cuts: []string{cutKimi}, keepSpaces: true},
 	{names: []string{"superbpe"}, cuts: []string{`\p{N}+`, `(?=(\d{3})+(?!\d))`}, keepSpaces: true},
 	{
 		names: []string{"bailingmoe", "bailingmoe2", "llada-moe"},
-		cuts: []string{`'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])|` + word + `|\p{N}|` + symbols +
-			`|\s*[\r\n]|` + spaces},
+		cuts: []string{`'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])|` + exprWord + `|\p{N}|` + exprSymbols +
+			`|\s*[\r\n]|` + exprSpaces},
 		keepSpaces: true,
 	},
 	{
 		names: []string{"seed-coder"},
-		cuts: []string{anyCaseContraction + `|` + word + `|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|` + newlines +
-			`|` + spaces},
+		cuts: []string{exprContraction + `|` + exprWord + `|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|` + exprNewlines +
+			`|` + exprSpaces},
 		keepSpaces: true,
 	},
 	{
@@ -217,8 +217,8 @@ var preTable = []preRules{
 	},
 	{
 		names: []string{"exaone-moe"},
-		cuts: []string{anyCaseContraction + `|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|` +
-			spaces},
+		cuts: []string{exprContraction + `|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|` +
+			exprSpaces},
 	},
 	{
 		names: []string{"gemma4", "granite-embed-multi-311m"}, cuts: []string{cutLines},
@@ -334,7 +334,7 @@ func newCutter(expr string) (*cutter, error) {
 	case cutGPT2:
 		expr += `|\s+`
 	case cutKimi:
-		expr = `\p{Han}+|` + lead + `[\p{L}&&[^\p{Han}]]+` + anyCaseContraction + `?|\p{N}{1,3}|` + symbols + `|` + newlines + `|` + spaces
+		expr = `\p{Han}+|` + exprLead + `[\p{L}&&[^\p{Han}]]+` + exprContraction + `?|\p{N}{1,3}|` + exprSymbols + `|` + exprNewlines + `|` + exprSpaces
 	case cutLlama3, cutQwen2, cutQwen35, cutLines:
 	default:
 		c.view, d = wideView, wideDialect
