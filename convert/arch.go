@@ -63,6 +63,9 @@ type Value func(m *Model) (any, error)
 type Rule struct {
 	From string
 	To   string
+	// DType is MXFP4 for a rule about tensors whose blocks are copied, and
+	// empty for one about all others.
+	DType string
 	// Shape is what the checkpoint's tensor must have (see Dim), outermost
 	// first.
 	Shape string
@@ -78,9 +81,8 @@ type Rule struct {
 
 // Vocab is what an architecture says about its vocabulary.
 type Vocab struct {
-	// Kind is "" for whatever files the repository has, or the name of the
-	// reader the architecture insists on.
-	Kind string
+	// Keys come after those of the tokenizer and win over them.
+	Keys []Key
 }
 
 var (

@@ -2,8 +2,11 @@ package convert
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"math"
+	"path"
 	"slices"
 	"strings"
 
@@ -362,4 +365,123 @@ func expertGating(m *Model) (any, error) {
 		return int64(4), nil
 	}
 	return nil, fmt.Errorf("config.json: %s: want softmax, sigmoid or sqrtsoftplus, got %v", name, v)
+}
+
+// rotaryDims is the number of dimensions that are rotated: the config's share
+// of a head's, rounded down. otherwise is the share where the config gives
+// none; 0 says that it must.
+func rotaryDims(head string, otherwise float64) Value {
+	return func(m *Model) (any, error) {
+		n, err := m.eval(head, -1)
+		if err != nil {
+			return nil, err
+		}
+		share, ok, err := m.rope.number("partial_rotary_factor")
+		switch {
+		case err != nil:
+			return nil, err
+		case !ok && otherwise == 0:
+			return nil, missing(partialRotary...)
+		case !ok:
+			share = otherwise
+		case share <= 0 || share > 1:
+			return nil, fmt.Errorf("config.json: partial_rotary_factor: want more than 0 and at most 1, got %g", share)
+		}
+		return int64(share * float64(n)), nil
+	}
+}
+
+// slidingLayers is one bool per block: whether it has a window. It is nil
+// where the config does not list the blocks' types.
+func slidingLayers(m *Model) (any, error) {
+	types, err := m.layerTypes()
+	if types == nil || err != nil {
+		return nil, err
+	}
+	sliding := make([]bool, len(types))
+	for i, t := range types {
+		sliding[i] = t == "sliding_attention"
+	}
+	return sliding, nil
+}
+
+// layerTypes is the config's list of block types; it has one entry per block.
+func (m *Model) layerTypes() ([]string, error) {
+	types, err := m.Config.Texts("layer_types")
+	if types == nil || err != nil {
+		return nil, err
+	}
+	layers, err := m.Config.Int("num_hidden_layers")
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(types)) != layers {
+		return nil, fmt.Errorf("config.json: layer_types: %d entries: num_hidden_layers is %d", len(types), layers)
+	}
+	return types, nil
+}
+
+// poolingType is how the embeddings of a sentence-transformers model become
+// one: llama.cpp's number (1 mean, 2 first token, 3 last token), from the
+// folder that modules.json names.
+func poolingType(m *Model) (any, error) {
+	data, err := readFile(m.source, "modules.json")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var modules []struct{ Type, Path string }
+	if err := json.Unmarshal(data, &modules); err != nil {
+		return nil, fmt.Errorf("parse modules.json: %w", err)
+	}
+	for _, module := range modules {
+		if !strings.HasSuffix(module.Type, "Pooling") {
+			continue
+		}
+		name := path.Join(module.Path, "config.json")
+		data, err := readFile(m.source, name)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		var pooling struct {
+			Mean  bool   `json:"pooling_mode_mean_tokens"`
+			First bool   `json:"pooling_mode_cls_token"`
+			Last  bool   `json:"pooling_mode_lasttoken"`
+			Mode  string `json:"pooling_mode"`
+		}
+		if err := json.Unmarshal(data, &pooling); err != nil {
+			return nil, fmt.Errorf("parse %s: %w", name, err)
+		}
+		switch {
+		case pooling.Mean || !pooling.First && !pooling.Last && pooling.Mode == "mean":
+			return int64(1), nil
+		case pooling.First || !pooling.Last && pooling.Mode == "cls":
+			return int64(2), nil
+		case pooling.Last || pooling.Mode == "lasttoken":
+			return int64(3), nil
+		}
+		return nil, fmt.Errorf("%s: want mean, cls or last-token pooling", name)
+	}
+	return nil, nil
+}
+
+// nonzero is a number that counts only where it is not zero.
+func nonzero(name string) Value {
+	return func(m *Model) (any, error) {
+		f, err := m.Config.Float(name)
+		if isMissing(err) || err == nil && f == 0 {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		return maybe(name)(m)
+	}
+}
+
+// without leaves out keys by name.
+func without(list []Key, names ...string) []Key {
+	return slices.DeleteFunc(slices.Clone(list), func(k Key) bool { return slices.Contains(names, k.Name) })
 }

@@ -175,6 +175,9 @@ func (m *Model) outputs(tensors []Tensor) ([]output, error) {
 		}
 		taken := false
 		for i, s := range slots {
+			if (m.arch.Tensors[s.rule].DType == "MXFP4") != (t.DType == "MXFP4") {
+				continue
+			}
 			if s.bid >= int(layers) {
 				return nil, fmt.Errorf("tensor %s: block %d: %s is %d", t.Name, s.bid, m.dimLabel("layers"), layers)
 			}
@@ -385,17 +388,18 @@ func (m *Model) checkComplete(made map[string]string, layers int, tensors []Tens
 	return nil
 }
 
-// blockOf returns the block index in an output tensor's name, -1 where it is
-// outside the blocks.
-func blockOf(name string) int {
-	rest, ok := strings.CutPrefix(name, "blk.")
+// afterLastBlock holds for the tensors of blocks that num_hidden_layers does
+// not count: those that predict further tokens.
+func afterLastBlock(m *Model, name string) bool {
+	rest, ok := strings.CutPrefix(name, "layers.")
 	if !ok {
-		return -1
+		return false
 	}
 	number, _, _ := strings.Cut(rest, ".")
-	if !isNumber(number) {
-		return -1
+	layers, err := m.Config.Int("num_hidden_layers")
+	if err != nil || !isNumber(number) {
+		return false
 	}
-	n, _ := strconv.Atoi(number) // isNumber bounds it
-	return n
+	bid, _ := strconv.ParseInt(number, 10, 64) // isNumber bounds it
+	return bid >= layers
 }

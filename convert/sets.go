@@ -8,6 +8,16 @@ import "slices"
 // rules joins rule lists.
 func rules(lists ...[]Rule) []Rule { return slices.Concat(lists...) }
 
+// one is a tensor that must be there.
+func one(from, to, shape string, do ...Transform) []Rule {
+	return []Rule{{From: from, To: to, Shape: shape, Do: do, Need: all}}
+}
+
+// may is a tensor that a model may lack.
+func may(from, to, shape string, do ...Transform) []Rule {
+	return []Rule{{From: from, To: to, Shape: shape, Do: do}}
+}
+
 // linear is a projection: a weight that must be there and a bias that may be,
 // which has the weight's first dimension and gets the same steps.
 func linear(from, to, shape string, do ...Transform) []Rule {
@@ -112,4 +122,71 @@ var (
 		linear("layers.{bid}.mlp.up_proj", block+"ffn_up", "ff, hidden"),
 		linear("layers.{bid}.mlp.down_proj", block+"ffn_down", "hidden, ff"),
 	)
+)
+
+// fusedFFN is gatedFFN with gate and up in one tensor, which ggml keeps as it
+// is.
+var fusedFFN = rules(
+	linear("layers.{bid}.mlp.gate_up_proj", block+"ffn_up", "2*ff, hidden"),
+	linear("layers.{bid}.mlp.down_proj", block+"ffn_down", "hidden, ff"),
+)
+
+// plainFFN is the feed-forward part without a gate.
+func plainFFN(up, down string) []Rule {
+	return rules(
+		linear("layers.{bid}.mlp."+up, block+"ffn_up", "ff, hidden"),
+		linear("layers.{bid}.mlp."+down, block+"ffn_down", "hidden, ff"),
+	)
+}
+
+// experts stacks the experts under dir, which checkpoints keep apart
+// (dir.{eid}.gate_proj.weight) or, since transformers 5, in stacks of which
+// gate_up_proj holds gate before up.
+func experts(dir string) []Rule {
+	gate, up, down := block+"ffn_gate_exps.weight", block+"ffn_up_exps.weight", block+"ffn_down_exps.weight"
+	list := []Rule{
+		{From: dir + ".{eid}.gate_proj.weight", To: gate, Shape: "expert_ff, hidden", Count: "experts", Need: all},
+		{From: dir + ".{eid}.up_proj.weight", To: up, Shape: "expert_ff, hidden", Count: "experts", Need: all},
+		{From: dir + ".{eid}.down_proj.weight", To: down, Shape: "hidden, expert_ff", Count: "experts", Need: all},
+	}
+	for _, suffix := range []string{"", ".weight"} {
+		list = append(list,
+			Rule{From: dir + ".gate_up_proj" + suffix, To: gate, Shape: "experts, 2*expert_ff, hidden", Do: []Transform{rows{Count: "expert_ff"}}},
+			Rule{From: dir + ".gate_up_proj" + suffix, To: up, Shape: "experts, 2*expert_ff, hidden", Do: []Transform{rows{Start: "expert_ff", Count: "expert_ff"}}},
+			Rule{From: dir + ".down_proj" + suffix, To: down, Shape: "experts, hidden, expert_ff"},
+		)
+	}
+	return list
+}
+
+// sharedExpert is the expert that every token goes through.
+func sharedExpert(dir string) []Rule {
+	return rules(
+		one(dir+".gate_proj.weight", block+"ffn_gate_shexp.weight", "shared_ff, hidden"),
+		one(dir+".up_proj.weight", block+"ffn_up_shexp.weight", "shared_ff, hidden"),
+		one(dir+".down_proj.weight", block+"ffn_down_shexp.weight", "hidden, shared_ff"),
+	)
+}
+
+// router chooses the experts; its bias, where there is one, corrects the
+// choice and not the weights.
+var router = rules(
+	one("layers.{bid}.mlp.gate.weight", block+"ffn_gate_inp.weight", "experts, hidden"),
+	may("layers.{bid}.mlp.gate.e_score_correction_bias", block+"exp_probs_b.bias", "experts"),
+)
+
+// sandwichNorms come before and after both parts of a block (Gemma 2).
+func sandwichNorms(do ...Transform) []Rule {
+	return rules(
+		norm("layers.{bid}.input_layernorm", block+"attn_norm", "hidden", do...),
+		norm("layers.{bid}.post_attention_layernorm", block+"post_attention_norm", "hidden", do...),
+		norm("layers.{bid}.pre_feedforward_layernorm", block+"ffn_norm", "hidden", do...),
+		norm("layers.{bid}.post_feedforward_layernorm", block+"post_ffw_norm", "hidden", do...),
+	)
+}
+
+// postNorms come after both parts of a block (OLMo 2, EXAONE 4).
+var postNorms = rules(
+	norm("layers.{bid}.post_attention_layernorm", block+"post_attention_norm", "hidden"),
+	norm("layers.{bid}.post_feedforward_layernorm", block+"post_ffw_norm", "hidden"),
 )

@@ -133,3 +133,34 @@ func (t reshape) apply(m *Model, bid int, x operand) (operand, error) {
 	}
 	return operand{Reshape{Of: x.from, Cols: cols}, shape}, nil
 }
+
+// ungroup takes rows that are stored in groups of Every, each of which has the
+// same Parts, and puts all first parts first, then all second ones, and so on.
+type ungroup struct {
+	Every string
+	Parts []string
+}
+
+func (t ungroup) apply(m *Model, bid int, x operand) (operand, error) {
+	every, err := m.eval(t.Every, bid)
+	if err != nil {
+		return x, err
+	}
+	if len(x.shape) != 2 || every <= 0 || x.shape[0]%every != 0 {
+		return x, fmt.Errorf("shape %v is not rows in groups of %d", x.shape, every)
+	}
+	var stack Stack
+	start := int64(0)
+	for _, part := range t.Parts {
+		count, err := m.eval(part, bid)
+		if err != nil {
+			return x, err
+		}
+		stack.Parts = append(stack.Parts, Rows{Of: x.from, Every: every, Start: start, Count: count})
+		start += count
+	}
+	if start != every {
+		return x, fmt.Errorf("parts of a group of %d rows have %d", every, start)
+	}
+	return operand{stack, x.shape}, nil
+}

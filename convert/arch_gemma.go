@@ -1,0 +1,36 @@
+package convert
+
+// Gemma 1: checkpoints store norms less one, and the head is the embedding
+// (conversion/gemma.py, GemmaModel).
+var _ = register(Architecture{
+	Name:     "gemma",
+	Classes:  []string{"GemmaForCausalLM"},
+	Prefixes: []string{"model."},
+	Keys:     gemmaKeys,
+	Tensors: rules(embedding, plainAttention,
+		norm("layers.{bid}.input_layernorm", block+"attn_norm", "hidden", plusOne),
+		norm("layers.{bid}.post_attention_layernorm", block+"ffn_norm", "hidden", plusOne),
+		gatedFFN,
+		norm("norm", "output_norm", "hidden", plusOne)),
+	Drop: []string{"lm_head.weight"},
+	Vocab: Vocab{Keys: []Key{
+		{"tokenizer.ggml.prefix_token_id", u32, fixed(int64(67))},
+		{"tokenizer.ggml.suffix_token_id", u32, fixed(int64(69))},
+		{"tokenizer.ggml.middle_token_id", u32, fixed(int64(68))},
+		{"tokenizer.ggml.fsep_token_id", u32, fixed(int64(70))},
+		{"tokenizer.ggml.eot_token_id", u32, fixed(int64(107))},
+		{"tokenizer.ggml.add_space_prefix", flag, fixed(false)},
+	}},
+})
+
+var gemmaKeys = []Key{
+	{"context_length", u32, field("max_position_embeddings")},
+	{"embedding_length", u32, size("hidden")},
+	{"block_count", u32, size("layers")},
+	{"feed_forward_length", u32, size("ff")},
+	{"attention.head_count", u32, size("heads")},
+	{"attention.head_count_kv", u32, size("kv_heads")},
+	{"attention.layer_norm_rms_epsilon", f32, field("rms_norm_eps")},
+	{"attention.key_length", u32, field("head_dim")},
+	{"attention.value_length", u32, field("head_dim")},
+}

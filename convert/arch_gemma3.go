@@ -1,0 +1,57 @@
+package convert
+
+// Gemma 3 and the text part of its multimodal checkpoints: Gemma 2 with norms
+// on the heads of q and k and without soft caps on the attention. Embedding
+// rows beyond the vocabulary are cut off (conversion/gemma.py, Gemma3Model).
+var _ = register(Architecture{
+	Name:     "gemma3",
+	Classes:  []string{"Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"},
+	Prefixes: []string{"model."},
+	Keys: keys(decoderKeys, []Key{
+		{"context_length", u32, fieldOr(int64(131072), "max_position_embeddings")},
+		{"attention.head_count", u32, fieldOr(int64(8), "num_attention_heads")},
+		{"attention.head_count_kv", u32, fieldOr(int64(4), "num_key_value_heads")},
+		{"attention.layer_norm_rms_epsilon", f32, fieldOr(1e-6, "rms_norm_eps")},
+		{"attention.key_length", u32, fieldOr(int64(256), "head_dim")},
+		{"attention.value_length", u32, fieldOr(int64(256), "head_dim")},
+		{"rope.freq_base", f32, gemma3FreqBase},
+		{"rope.freq_base_swa", f32, gemma3LocalBase},
+		{"final_logit_softcapping", f32, maybe("final_logit_softcapping")},
+		{"attention.sliding_window", u32, gemma3Window},
+	}),
+	// The published multimodal configs leave out what their class sets.
+	Dims: map[string]Dim{
+		"vocab":    {Fields: []string{"vocab_size"}, Expr: "262208"},
+		"heads":    {Fields: []string{"num_attention_heads"}, Expr: "8"},
+		"kv_heads": {Fields: []string{"num_key_value_heads"}, Expr: "4"},
+		"head_dim": {Fields: []string{"head_dim"}, Expr: "256"},
+	},
+	Tensors: rules(embedding,
+		plainAttention,
+		norm("layers.{bid}.self_attn.q_norm", block+"attn_q_norm", "head_dim", plusOne),
+		norm("layers.{bid}.self_attn.k_norm", block+"attn_k_norm", "head_dim", plusOne),
+		sandwichNorms(plusOne), gatedFFN,
+		norm("norm", "output_norm", "hidden", plusOne), optional(head)),
+})
+
+func gemma3FreqBase(m *Model) (any, error) {
+	if v := m.rope.Full["rope_theta"]; v != nil {
+		return v, nil
+	}
+	return 1e6, nil
+}
+
+func gemma3LocalBase(m *Model) (any, error) {
+	if v := m.rope.Sliding["rope_theta"]; v != nil {
+		return v, nil
+	}
+	return 1e4, nil
+}
+
+// gemma3Window is the window of the sliding blocks, where there are any.
+func gemma3Window(m *Model) (any, error) {
+	if n, err := m.Config.Int("sliding_window_pattern"); err == nil && n == 1 {
+		return nil, nil
+	}
+	return field("sliding_window")(m)
+}

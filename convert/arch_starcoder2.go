@@ -1,0 +1,10 @@
+package convert
+
+// StarCoder2: Llama's attention with biases, LayerNorms, no gate.
+var _ = register(Architecture{
+	Name:     "starcoder2",
+	Classes:  []string{"Starcoder2ForCausalLM"},
+	Prefixes: []string{"model."},
+	Keys:     decoderKeys,
+	Tensors:  rules(embedding, plainAttention, preNorms, plainFFN("c_fc", "c_proj"), finalNorm, head),
+})
