@@ -5,7 +5,7 @@ GO    ?= go
 BIN   := bin/modelpipe
 MODEL := testdata/stories260K
 
-.PHONY: all build run test test-large race fuzz lint generate ci clean
+.PHONY: all build run test test-large bench race fuzz lint generate ci clean
 
 all: build
 
@@ -25,6 +25,16 @@ test:
 # from the registries under out/large and judges our output with them.
 test-large:
 	MODELPIPE_LARGE=1 $(GO) test -timeout 60m -run Large ./...
+
+# Side by side with llama.cpp, built from PyPI under PEER; MODEL is the folder
+# of a model that is large enough to time.
+PEER        ?= out/peer
+BENCH_MODEL ?= $(MODEL)
+BENCH_TYPES ?= Q8_0 Q4_K_M IQ4_XS
+bench: build
+	bench/peer.sh $(PEER)
+	python3 bench/codecs.py $(BIN) $(PEER)/build/bin/libggml-base.so
+	$(PEER)/venv/bin/python bench/runs.py $(BIN) $(PEER) $(BENCH_MODEL) $(BENCH_TYPES)
 
 race:
 	$(GO) test -race -short ./gguf/... ./safetensors/... ./hub/... ./convert/...

@@ -1,0 +1,66 @@
+#!/usr/bin/env python3
+"""Encoding speed of one core, side by side with ggml: each type in turn, both programs on the same kind of data.
+
+usage: codecs.py MODELPIPE LIBGGML_BASE.so [--seconds S] [TYPE...]
+Prints a Markdown table of MB of float32 per second (best of many short runs) and the ratios, without and with importance.
+"""
+import argparse, ctypes as C, json, random, subprocess, time, array
+
+TYPES = dict(Q4_0=2, Q4_1=3, Q5_0=6, Q5_1=7, Q8_0=8, Q2_K=10, Q3_K=11, Q4_K=12, Q5_K=13, Q6_K=14, IQ2_XXS=16, IQ2_XS=17,
+             IQ3_XXS=18, IQ1_S=19, IQ4_NL=20, IQ3_S=21, IQ2_S=22, IQ4_XS=23, IQ1_M=29, TQ1_0=34, TQ2_0=35, MXFP4=39, NVFP4=40,
+             Q1_0=41, Q2_0=42)
+COLS, ROWS = 4096, 16  # as `modelpipe bench`
+
+
+class Params(C.Structure):
+    _fields_ = [('mem_size', C.c_size_t), ('mem_buffer', C.c_void_p), ('no_alloc', C.c_bool)]
+
+
+def peer(library):
+    """Returns a function that gives ggml's MB/s of a type, or None where it refuses."""
+    g = C.CDLL(library, mode=C.RTLD_GLOBAL)
+    g.ggml_init.argtypes, g.ggml_init.restype = [Params], C.c_void_p
+    g.ggml_init(Params(1 << 16, None, True))  # fills the tables that the encoders read
+    g.ggml_row_size.argtypes, g.ggml_row_size.restype = [C.c_int, C.c_int64], C.c_size_t
+    g.ggml_quantize_requires_imatrix.argtypes, g.ggml_quantize_requires_imatrix.restype = [C.c_int], C.c_bool
+    g.ggml_quantize_chunk.argtypes = [C.c_int, C.c_void_p, C.c_void_p, C.c_int64, C.c_int64, C.c_int64, C.c_void_p]
+    g.ggml_quantize_chunk.restype = C.c_size_t
+    rng = random.Random(1)
+    src = array.array('f', (rng.gauss(0, 0.02) for _ in range(ROWS * COLS)))
+    importance = array.array('f', (rng.lognormvariate(0, 1) for _ in range(COLS)))
+
+    def speed(name, weighted, seconds):
+        kind = TYPES[name]
+        if g.ggml_quantize_requires_imatrix(kind) and not weighted:
+            return None
+        dst = (C.c_uint8 * (ROWS * g.ggml_row_size(kind, COLS)))()
+        weights = importance.buffer_info()[0] if weighted else None
+        best, start, runs = float('inf'), time.monotonic(), 0
+        while runs < 3 or time.monotonic() - start < seconds:
+            at = time.perf_counter()
+            g.ggml_quantize_chunk(kind, src.buffer_info()[0], C.addressof(dst), 0, ROWS, COLS, weights)
+            if runs:  # the first run warms up
+                best = min(best, time.perf_counter() - at)
+            runs += 1
+        return 4 * ROWS * COLS / 1e6 / best
+    return speed
+
+
+def main():
+    a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    a.add_argument('modelpipe'), a.add_argument('library'), a.add_argument('types', nargs='*')
+    a.add_argument('--seconds', type=float, default=0.5)
+    a = a.parse_intermixed_args()
+    ggml = peer(a.library)
+    print('| type | ggml | modelpipe | ratio | ggml, imatrix | modelpipe, imatrix | ratio |\n|---|---|---|---|---|---|---|')
+    for name in a.types or TYPES:
+        run = subprocess.run([a.modelpipe, 'bench', '--json', '--seconds', str(a.seconds), name], capture_output=True, text=True, check=True)
+        ours = json.loads(run.stdout)[0]
+        cells = []
+        for key, weighted in (('encode', False), ('importance', True)):
+            mine, theirs = ours[key]['fast'], ggml(name, weighted, a.seconds)
+            cells += [f'{theirs:.4g}', f'{mine:.4g}', f'{mine / theirs:.1f}x'] if mine and theirs else ['-'] * 3
+        print(f'| {name} | ' + ' | '.join(cells) + ' |', flush=True)
+
+
+main()
