@@ -52,9 +52,16 @@ func halfValue(h uint16) float32 {
 	}
 }
 
-// roundHalf returns f rounded to binary16 and back: the scale that a decoder
-// will see.
-func roundHalf(f float32) float32 { return halfValue(halfBits(f)) }
+// scaleBits returns a block's scale as binary16. Only a block with a value
+// that is not finite, or whose sums overflow, has a NaN for a scale; it is
+// always 0xfe00, the NaN that x86-64 makes, because other processors make
+// others and the bytes must not tell where they were written.
+func scaleBits(f float32) uint16 {
+	if f != f {
+		return 0xfe00
+	}
+	return halfBits(f)
+}
 
 // brainBits returns the bfloat16 nearest to f, ties to even. NaNs are made
 // quiet and keep the upper bits of their payload, as in

@@ -167,7 +167,7 @@ func (k *minimumKind) writeScales(dst []byte, b *minimumBlock, weighted bool) (d
 		}
 	}
 	k.packScales(dst, &scales, &minimums)
-	halfD, halfMin := halfBits(d), halfBits(dmin)
+	halfD, halfMin := scaleBits(d), scaleBits(dmin)
 	binary.LittleEndian.PutUint16(dst[k.halves:], halfD)
 	binary.LittleEndian.PutUint16(dst[k.halves+2:], halfMin)
 	return halfValue(halfD), halfValue(halfMin)

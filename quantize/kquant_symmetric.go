@@ -105,7 +105,7 @@ func writeScalesQ3_K(dst []byte, b *symmetricBlock, weighted bool) float32 {
 			packed[8+j%4] |= uint8(l) >> 4 << (j / 4 * 2)
 		}
 	}
-	half := halfBits(d)
+	half := scaleBits(d)
 	binary.LittleEndian.PutUint16(dst[108:], half)
 	return halfValue(half)
 }
@@ -198,7 +198,7 @@ func writeScalesQ6_K(dst []byte, b *symmetricBlock) (float32, bool) {
 		return 0, false
 	}
 	inverse := -128 / peak
-	half := halfBits(1 / inverse)
+	half := scaleBits(1 / inverse)
 	binary.LittleEndian.PutUint16(dst[208:], half)
 	for j, scale := range b.scales {
 		dst[192+j] = byte(min(127, nearestInt(float32(inverse*scale))))

@@ -82,14 +82,14 @@ func (k *legacyKind) encodeBlock(dst []byte, x *[32]float32) {
 		}
 		scale = (high - low) / float32(int(1)<<k.bits-1)
 		offset = 0.5
-		binary.LittleEndian.PutUint16(dst[2:], halfBits(low))
+		binary.LittleEndian.PutUint16(dst[2:], scaleBits(low))
 	} else {
 		half := float32(int(1) << (k.bits - 1))
 		scale = signedPeak(x[:]) / -half
 		offset = half + 0.5
 	}
 	inverse := inverseOrZero(scale)
-	binary.LittleEndian.PutUint16(dst, halfBits(scale))
+	binary.LittleEndian.PutUint16(dst, scaleBits(scale))
 
 	var levels [32]uint8
 	top := int32(1)<<k.bits - 1
@@ -118,12 +118,12 @@ func (k *legacyKind) encodeWeighted(dst []byte, x, importance []float32, energy 
 	var levels [32]uint8
 	if k.minimum {
 		scale, minimum := searchScaleMin(int32(1)<<k.bits-1, x, weights[:], levels[:], weightedSteps, false)
-		binary.LittleEndian.PutUint16(dst, halfBits(scale))
-		binary.LittleEndian.PutUint16(dst[2:], halfBits(-minimum))
+		binary.LittleEndian.PutUint16(dst, scaleBits(scale))
+		binary.LittleEndian.PutUint16(dst[2:], scaleBits(-minimum))
 	} else {
 		var signed [32]int8
 		scale := searchScale(int32(1)<<(k.bits-1), x, signed[:], weights[:])
-		binary.LittleEndian.PutUint16(dst, halfBits(scale))
+		binary.LittleEndian.PutUint16(dst, scaleBits(scale))
 		for i, l := range signed {
 			levels[i] = uint8(l)
 		}

@@ -27,7 +27,7 @@ func encodeQ8_0(dst []byte, src []float32, _ int, _ []float32) {
 		}
 		scale := largest / 127
 		inverse := inverseOrZero(scale)
-		binary.LittleEndian.PutUint16(dst, halfBits(scale))
+		binary.LittleEndian.PutUint16(dst, scaleBits(scale))
 		for i, v := range x {
 			dst[2+i] = byte(truncate(roundAway(float32(v * inverse))))
 		}
