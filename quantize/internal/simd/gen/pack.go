@@ -1,0 +1,154 @@
+package main
+
+import (
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+)
+
+// sumSquares adds the squares of eight runs of weights side by side, each in
+// index order: eight chains of additions hide each other's latency.
+func sumSquares() {
+	TEXT("SumSquares", NOSPLIT, "func(sums *[8]float32, runs *[8]*float32, n int)")
+	Pragma("noescape")
+	Doc("SumSquares sets sums to the sums of squares of eight runs of n weights, each added in index order.")
+	sums, runs, n := Load(Param("sums"), GP64()), Load(Param("runs"), GP64()), Load(Param("n"), GP64())
+	acc := []reg.VecPhysical{reg.X0, reg.X1, reg.X2, reg.X3, reg.X4, reg.X5, reg.X6, reg.X7}
+	tmp := []reg.VecPhysical{reg.X8, reg.X9, reg.X10, reg.X11}
+	var p [8]reg.GPVirtual
+	for i := range p {
+		p[i] = GP64()
+		MOVQ(Mem{Base: runs, Disp: 8 * i}, p[i])
+		VXORPS(acc[i], acc[i], acc[i])
+	}
+	at := GP64()
+	XORQ(at, at)
+	Label("loop")
+	for i := range p {
+		t := tmp[i%4]
+		VMOVSS(Mem{Base: p[i], Index: at, Scale: 4}, t)
+		VMULSS(t, t, t)
+		VADDSS(t, acc[i], acc[i])
+	}
+	INCQ(at)
+	CMPQ(at, n)
+	JB(LabelRef("loop"))
+	for i := range p {
+		VMOVSS(acc[i], Mem{Base: sums, Disp: 4 * i})
+	}
+	RET()
+}
+
+// y is 256-bit register i.
+func y(i int) reg.VecPhysical {
+	return []reg.VecPhysical{reg.Y0, reg.Y1, reg.Y2, reg.Y3, reg.Y4, reg.Y5, reg.Y6, reg.Y7,
+		reg.Y8, reg.Y9, reg.Y10, reg.Y11, reg.Y12, reg.Y13, reg.Y14, reg.Y15}[i]
+}
+
+// shiftOr sets dst to a | b<<bits; b's bytes stay within their bytes.
+func shiftOr(a, b, dst reg.Register, bits uint64) {
+	VPSLLW(Imm(bits), b, b)
+	VPOR(a, b, dst)
+}
+
+// packs writes the kernels that pack 256 levels, one per byte, into the bit
+// fields of a super-block. They need no more than AVX2.
+func packs() {
+	begin := func(name, doc string) (dst, levels reg.Register) {
+		TEXT(name, NOSPLIT, "func(dst, levels *byte)")
+		Pragma("noescape")
+		Doc(name + " " + doc)
+		dst, levels = Load(Param("dst"), GP64()), Load(Param("levels"), GP64())
+		for i := range 8 {
+			VMOVDQU(Mem{Base: levels, Disp: 32 * i}, y(i))
+		}
+		return dst, levels
+	}
+	end := func() {
+		VZEROUPPER()
+		RET()
+	}
+
+	dst, _ := begin("PackPairs", "packs 256 levels of two bits as Q2_K does.")
+	for half := range 2 {
+		a := 4 * half
+		for i := 1; i < 4; i++ {
+			shiftOr(y(a), y(a+i), y(a), uint64(2*i))
+		}
+		VMOVDQU(y(a), Mem{Base: dst, Disp: 32 * half})
+	}
+	end()
+
+	dst, _ = begin("PackNibbles", "packs 256 levels of four bits as Q4_K does.")
+	for i := 0; i < 8; i += 2 {
+		shiftOr(y(i), y(i+1), y(i), 4)
+		VMOVDQU(y(i), Mem{Base: dst, Disp: 16 * i})
+	}
+	end()
+
+	dst, _ = begin("PackFives", "packs 256 levels of five bits as Q5_K does: qh, then qs.")
+	VMOVDQU(constant(0x01010101), y(8))
+	VMOVDQU(constant(0x0f0f0f0f), y(9))
+	for i := range 8 {
+		VPSRLW(Imm(4), y(i), y(10))
+		VPAND(y(8), y(10), y(10))
+		if i == 0 {
+			VMOVDQA(y(10), y(11))
+		} else {
+			shiftOr(y(11), y(10), y(11), uint64(i))
+		}
+		VPAND(y(9), y(i), y(i))
+	}
+	VMOVDQU(y(11), Mem{Base: dst})
+	for i := 0; i < 8; i += 2 {
+		shiftOr(y(i), y(i+1), y(i), 4)
+		VMOVDQU(y(i), Mem{Base: dst, Disp: 32 + 16*i})
+	}
+	end()
+
+	dst, _ = begin("PackThrees", "packs 256 levels of three bits as Q3_K does: hmask, then qs.")
+	VMOVDQU(constant(0x01010101), y(8))
+	VMOVDQU(constant(0x03030303), y(9))
+	for i := range 8 {
+		VPSRLW(Imm(2), y(i), y(10))
+		VPAND(y(8), y(10), y(10))
+		if i == 0 {
+			VMOVDQA(y(10), y(11))
+		} else {
+			shiftOr(y(11), y(10), y(11), uint64(i))
+		}
+		VPAND(y(9), y(i), y(i))
+	}
+	VMOVDQU(y(11), Mem{Base: dst})
+	for half := range 2 {
+		a := 4 * half
+		for i := 1; i < 4; i++ {
+			shiftOr(y(a), y(a+i), y(a), uint64(2*i))
+		}
+		VMOVDQU(y(a), Mem{Base: dst, Disp: 32 + 32*half})
+	}
+	end()
+
+	dst, _ = begin("PackSixes", "packs 256 levels of six bits as Q6_K does: ql, then qh.")
+	VMOVDQU(constant(0x03030303), y(8))
+	VMOVDQU(constant(0x0f0f0f0f), y(9))
+	for half := range 2 {
+		a := 4 * half
+		for i := range 4 {
+			VPSRLW(Imm(4), y(a+i), y(10))
+			VPAND(y(8), y(10), y(10))
+			if i == 0 {
+				VMOVDQA(y(10), y(11))
+			} else {
+				shiftOr(y(11), y(10), y(11), uint64(2*i))
+			}
+			VPAND(y(9), y(a+i), y(a+i))
+		}
+		VMOVDQU(y(11), Mem{Base: dst, Disp: 128 + 32*half})
+		for i := range 2 {
+			shiftOr(y(a+i), y(a+i+2), y(a+i), 4)
+			VMOVDQU(y(a+i), Mem{Base: dst, Disp: 64*half + 32*i})
+		}
+	}
+	end()
+}

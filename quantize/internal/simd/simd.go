@@ -1,0 +1,115 @@
+//go:build amd64 && !purego
+
+// Package simd holds the vector kernels of the quantizers. They are written
+// for AVX-512 and for AVX2 by the generator in gen; the two differ in how many
+// sub-blocks they take at once, and in nothing they compute.
+//
+// A kernel works on lanes: the elements of many sub-blocks side by side, row i
+// holding element i of each, in two registers. Every lane does the operations
+// of the plain Go encoder in the same order, so results are equal bit for bit.
+package simd
+
+//go:generate go run -C gen . -out ../kernels_amd64.s -stubs ../kernels_amd64.go -pkg simd
+
+// MaxLanes is the largest number of sub-blocks that a kernel takes at once.
+const MaxLanes = 32
+
+// Lanes holds one value per sub-block.
+type Lanes [MaxLanes]float32
+
+// Kernels are the functions for one instruction set. Arguments point to as
+// many values as the functions say; nothing is checked.
+type Kernels struct {
+	// Lanes is the number of sub-blocks that the kernels take at once.
+	Lanes int
+
+	// Transpose turns Lanes sub-blocks of n elements into n rows of lanes; n
+	// is a multiple of 16.
+	Transpose func(dst, src *float32, n int)
+
+	// SearchMinimum* fit a scale and a lowest value to each of Lanes
+	// sub-blocks of n elements. x and l hold n rows of lanes, w too: the
+	// weights of the errors, which Weighted reads and the others compute. s
+	// points to a MinimumState.
+	SearchMinimumByEnergy    func(x, w, l, s *float32, n int) // n = 32
+	SearchMinimumByMagnitude func(x, w, l, s *float32, n int)
+	SearchMinimumWeighted    func(x, w, l, s *float32, n int)
+
+	// SearchScale* fit a scale to each of Lanes sub-blocks of n elements,
+	// likewise. s points to a ScaleState.
+	SearchScaleBySquare func(x, w, wx, s *float32, n int)
+	SearchScaleWeighted func(x, w, wx, s *float32, n int)
+
+	// DivideLevels writes the nearest integers of (x + m) / d, clamped to
+	// [low, high], plus bias; MultiplyLevels those of (x - m) * d. d and m
+	// hold one value per run of 16 weights.
+	DivideLevels   func(levels *byte, x, d, m *float32, runs int, low, high, bias int32)
+	MultiplyLevels func(levels *byte, x, d, m *float32, runs int, low, high, bias int32)
+
+	// Weigh sets w to importance * sqrt(energy + x*x) for n weights, a
+	// multiple of 16.
+	Weigh func(w, importance, x *float32, energy float32, n int)
+}
+
+// AVX512 needs the F, BW, DQ and VL extensions.
+var AVX512 = Kernels{
+	Lanes:                    32,
+	Transpose:                TransposeAVX512,
+	SearchMinimumByEnergy:    SearchMinimumByEnergyAVX512,
+	SearchMinimumByMagnitude: SearchMinimumByMagnitudeAVX512,
+	SearchMinimumWeighted:    SearchMinimumWeightedAVX512,
+	SearchScaleBySquare:      SearchScaleBySquareAVX512,
+	SearchScaleWeighted:      SearchScaleWeightedAVX512,
+	DivideLevels:             DivideLevelsAVX512,
+	MultiplyLevels:           MultiplyLevelsAVX512,
+	Weigh:                    WeighAVX512,
+}
+
+// AVX2 needs AVX2 and F16C.
+var AVX2 = Kernels{
+	Lanes:                    16,
+	Transpose:                TransposeAVX2,
+	SearchMinimumByEnergy:    SearchMinimumByEnergyAVX2,
+	SearchMinimumByMagnitude: SearchMinimumByMagnitudeAVX2,
+	SearchMinimumWeighted:    SearchMinimumWeightedAVX2,
+	SearchScaleBySquare:      SearchScaleBySquareAVX2,
+	SearchScaleWeighted:      SearchScaleWeightedAVX2,
+	DivideLevels:             DivideLevelsAVX2,
+	MultiplyLevels:           MultiplyLevelsAVX2,
+	Weigh:                    WeighAVX2,
+}
+
+// Limit bounds Worst: a lane below it has met no value that the kernels round
+// differently from the plain encoder; one that is not, a NaN included, must be
+// encoded by that.
+const Limit = 1 << 22
+
+// MinimumState is the state of SearchMinimum. Its layout is known to the
+// generator.
+type MinimumState struct {
+	Scale   Lanes // out: best scale
+	Low     Lanes // out: best lowest value, the negative minimum
+	Inverse Lanes // out: the levels of the best trial are those of
+	From    Lanes // (x - From) * Inverse
+	Sums    Lanes // out: sum of weights
+	Worst   Lanes // out: see Limit
+	Top     Lanes // in: the largest level, in every lane
+
+	high, first, sumX, best, determinant, trial Lanes
+
+	Steps      int         // in: number of trials
+	Numerators [40]float32 // in: of the inverse scale of each trial
+}
+
+// ScaleState is the state of SearchScale. Its layout is known to the
+// generator.
+type ScaleState struct {
+	Scale   Lanes // out: best scale
+	Inverse Lanes // out: the levels are those of x * Inverse, 0 where Inverse is
+	Sums    Lanes // out: sum of weights
+	Worst   Lanes // out: see Limit
+	Low     Lanes // in: the least level, in every lane
+	High    Lanes // in: the largest level, in every lane
+
+	Numerators [18]float32 // in: of the inverse scale of each trial after the first
+}
