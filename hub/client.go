@@ -477,3 +477,10 @@ func (c *Client) about(op string, err error) error {
 	}
 	return fmt.Errorf("%s: %w", op, err)
 }
+
+// PeakMemory is the most that was buffered at once so far, in bytes.
+func (c *Client) PeakMemory() int64 {
+	c.pool.mu.Lock()
+	defer c.pool.mu.Unlock()
+	return c.pool.peak
+}

@@ -541,6 +541,13 @@ func (r *reader) wanted(s *segment) bool {
 	})
 }
 
+// coming reports whether a stream has yet to reach the end of s. Called with mu held.
+func (r *reader) coming(s *segment) bool {
+	return slices.ContainsFunc(r.streams, func(st *stream) bool {
+		return s.end() > st.front && s.off <= st.front+window
+	})
+}
+
 // sweep lets go of segments that nobody will ask for. Called with mu held.
 func (r *reader) sweep() {
 	r.dropIf(func(s *segment) bool {
@@ -551,13 +558,13 @@ func (r *reader) sweep() {
 // makeRoom lets go of what is least likely to be missed, here and in other files that are not being read. Called with
 // mu held.
 func (r *reader) makeRoom() {
-	r.dropIf(func(s *segment) bool { return s.read > 0 && !r.awaited(s) })
+	r.dropIf(func(s *segment) bool { return !r.awaited(s) && !r.coming(s) })
 	for _, o := range r.pool.others(r) {
 		if !o.mu.TryLock() {
 			continue // busy: not idle
 		}
 		idle := time.Since(o.last) > staleTime
-		o.dropIf(func(s *segment) bool { return idle || s.read > 0 && !o.awaited(s) })
+		o.dropIf(func(s *segment) bool { return idle || !o.awaited(s) && !o.coming(s) })
 		o.mu.Unlock()
 	}
 }

@@ -42,7 +42,7 @@ type Fault struct {
 	WrongRange   bool    // a Content-Range, and bytes, other than what was asked for
 	ShortRange   int64   // 206 with only the first so many bytes of what was asked for
 	DropAfter    int64   // cut the connection after so many bytes of the body
-	Truncate     int64   // send a complete answer that lacks the last so many bytes
+	Truncate     int64   // end the body, as if it were complete, so many bytes early
 	Corrupt      bool    // flip a bit of the byte in the middle of what is sent
 	CorruptAt    int64   // flip a bit of the byte at this offset of the file, if it is sent; 0: none
 	BytesPerSec  float64 // send no faster
@@ -298,14 +298,11 @@ func (s *Server) content(w http.ResponseWriter, r *http.Request, stage Stage, f 
 		h.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", first, end-1, f.size))
 	}
 	end = max(end-a.fault.Truncate, first)
-	if ranged && a.fault.Truncate > 0 {
-		h.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", first, max(end-1, first), f.size))
-	}
 	if a.fault.Encoding != "" {
 		h.Set("Content-Encoding", a.fault.Encoding)
 	}
 	h.Set("Content-Type", "binary/octet-stream")
-	if !a.fault.OmitLength {
+	if !a.fault.OmitLength && a.fault.Truncate == 0 {
 		h.Set("Content-Length", strconv.FormatInt(end-first, 10))
 	}
 	w.WriteHeader(status)
