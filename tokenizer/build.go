@@ -279,7 +279,7 @@ func (f *Files) fromBPE(o Options) (*Vocabulary, error) {
 		return nil, err
 	}
 	v := &Vocabulary{Model: "gpt2"}
-	if v.Pre, err = o.pre(d); err != nil {
+	if v.Pre, err = f.pre(d, o); err != nil {
 		return nil, err
 	}
 	if v.Tokens, err = f.tableTokens(d, o); err != nil {
@@ -292,11 +292,12 @@ func (f *Files) fromBPE(o Options) (*Vocabulary, error) {
 }
 
 // pre is the name of the pre-tokenizer.
-func (o Options) pre(d *Definition) (string, error) {
+func (f *Files) pre(d *Definition, o Options) (string, error) {
 	if o.Pre != "" {
 		return o.Pre, nil
 	}
-	return d.recognise(o.Arch)
+	modelType, _ := f.config.text("model_type")
+	return d.recognise(modelType, o.Arch)
 }
 
 // tableTokens returns the tokens of the table that transformers would build,
@@ -369,7 +370,7 @@ func (f *Files) fromWordPiece(o Options) (*Vocabulary, error) {
 		return nil, err
 	}
 	v := &Vocabulary{Model: "bert"}
-	if v.Pre, err = o.pre(d); err != nil {
+	if v.Pre, err = f.pre(d, o); err != nil {
 		return nil, err
 	}
 	if v.Tokens, err = f.tableTokens(d, o); err != nil {

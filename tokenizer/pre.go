@@ -62,18 +62,28 @@ func (p PreTokenizer) structure() []string {
 	return []string{strings.ToLower(p.Type)}
 }
 
-// normalRegex writes control characters as escapes, and drops escapes that
-// mean nothing inside a bracket, so that the same expression stored in two
-// ways is one text.
+// normalRegex writes control characters as escapes, drops escapes that mean
+// nothing, and replaces the known other spellings, so that the same expression
+// stored in two ways is one text.
 func normalRegex(re string) string {
-	return strings.NewReplacer("\r", `\r`, "\n", `\n`, "\t", `\t`, `\"`, `"`, `\'`, `'`).Replace(re)
+	re = escapes.Replace(re)
+	for _, s := range spellings {
+		re = strings.ReplaceAll(re, s[0], s[1])
+	}
+	return re
 }
 
-// recognise returns llama.cpp's name of the definition's pre-tokenizer. Rows
-// with the same structure are told apart by the architecture, then by
-// ignore_merges; the first of them is the name where nothing else decides.
-func (d *Definition) recognise(arch string) (string, error) {
-	have := d.Structure()
+var escapes = strings.NewReplacer("\r", `\r`, "\n", `\n`, "\t", `\t`, `\"`, `"`, `\'`, `'`)
+
+// recognise returns llama.cpp's name of the definition's pre-tokenizer. names
+// are what the model is known by: config.json's model_type, then the
+// architecture. How rows with one structure are told apart is said at the
+// table.
+func (d *Definition) recognise(names ...string) (string, error) {
+	return nameOf(d.Structure(), d.hasToken, d.Model.IgnoreMerges, names)
+}
+
+func nameOf(have []string, hasToken func(string) bool, ignoreMerges bool, names []string) (string, error) {
 	var same []preTokenizer
 	for _, row := range preTokenizers {
 		if slices.Equal(row.structure, have) {
@@ -84,11 +94,29 @@ func (d *Definition) recognise(arch string) (string, error) {
 		return "", unknownPre(have)
 	}
 	for _, row := range same {
-		if slices.Contains(row.archs, arch) {
+		if row.token != "" && hasToken(row.token) {
+			return row.name, nil
+		}
+	}
+	for _, name := range names {
+		for _, row := range same {
+			if row.token == "" && slices.Contains(row.archs, name) {
+				return row.name, nil
+			}
+		}
+	}
+	for _, row := range same {
+		if rules, err := lookupPre(row.name); err == nil && row.token == "" && rules.ignoreMerges == ignoreMerges {
 			return row.name, nil
 		}
 	}
 	return same[0].name, nil
+}
+
+// hasToken tells whether the model or the added tokens have a text.
+func (d *Definition) hasToken(text string) bool {
+	_, ok := d.Model.Vocab[text]
+	return ok || slices.ContainsFunc(d.AddedTokens, func(a AddedToken) bool { return a.Content == text })
 }
 
 // unknownPre is the error for a pre-tokenizer that no row describes. It shows

@@ -8,7 +8,7 @@ import (
 
 // specials finds the ids of the special tokens and the add_* flags of a
 // repository by the rules of gguf.SpecialVocab (gguf-py/gguf/vocab.py): flags
-// from the post-processor of tokenizer.json, then from tokenizer_config.json;
+// from the post-processor of tokenizer.json, else from tokenizer_config.json;
 // ids from tokenizer_config.json's tokens, looked up among the added tokens of
 // tokenizer.json, then from config.json.
 type specials struct {
@@ -64,7 +64,7 @@ func (f *Files) applySpecials(v *Vocabulary, d *Definition, limit int) error {
 	if f.tokenizerConfig != nil {
 		for _, role := range s.roles {
 			if b, ok := f.tokenizerConfig.flag("add_" + role + "_token"); ok {
-				s.setFlag(role, b)
+				s.defaultFlag(role, b) // what the post-processor does counts
 			}
 			value, ok := s.tokens[role]
 			if !ok {
@@ -121,6 +121,14 @@ func (s *specials) setFlag(role string, value bool) {
 	s.flags = append(s.flags, Flag{name, value})
 }
 
+// defaultFlag states a flag that nothing has stated yet.
+func (s *specials) defaultFlag(role string, value bool) {
+	name := "add_" + role + "_token"
+	if !slices.ContainsFunc(s.flags, func(f Flag) bool { return f.Name == name }) {
+		s.setFlag(role, value)
+	}
+}
+
 // normalizerFlags states what a BERT-like normalizer does to letters.
 func (d *Definition) normalizerFlags(v *Vocabulary) {
 	var lower, strip *bool
@@ -154,6 +162,9 @@ func (s *specials) postProcessors(d *Definition) {
 	}
 	for _, p := range d.PostProcessors {
 		switch p.Type {
+		case "ByteLevel":
+			s.defaultFlag("bos", false)
+			s.defaultFlag("eos", false)
 		case "RobertaProcessing":
 			s.setFlag("bos", true)
 			s.setFlag("eos", true)
