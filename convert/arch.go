@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/modelpipe/modelpipe/gguf"
+	"github.com/modelpipe/modelpipe/tokenizer"
 )
 
 // An Architecture is one row of the table: everything the converter knows
@@ -39,7 +40,10 @@ type Architecture struct {
 	// Constants are output tensors that the config alone fixes.
 	Constants func(m *Model) ([]output, error)
 
-	Vocab Vocab
+	// Vocab is what the tokenizer's reader should know; the plan fills in Size,
+	// Arch and Pre. VocabKeys come after its keys and win over them.
+	Vocab     tokenizer.Options
+	VocabKeys []Key
 }
 
 // A Key is one metadata entry. Name has "{arch}." put before it unless it
@@ -79,23 +83,11 @@ type Rule struct {
 	Need func(m *Model, bid int) bool
 }
 
-// Vocab is what an architecture says about its vocabulary.
-type Vocab struct {
-	// Keys come after those of the tokenizer and win over them.
-	Keys []Key
-}
+var classes = map[string]*Architecture{} // by class of transformers
 
-var (
-	architectures = map[string]*Architecture{} // by name
-	classes       = map[string]*Architecture{} // by class of transformers
-)
-
-// register adds a row to the table; a class or a name that is there twice is
-// a mistake in the table.
+// register adds a row to the table; a class that is there twice is a mistake
+// in the table.
 func register(a Architecture) bool {
-	if architectures[a.Name] == nil {
-		architectures[a.Name] = &a
-	}
 	for _, c := range a.Classes {
 		if classes[c] != nil {
 			panic("architecture table: class " + c + " is there twice")
@@ -158,7 +150,9 @@ type Model struct {
 	arch     *Architecture
 	rope     Rope
 	source   fs.FS
+	options  Options
 	prefixed bool // the checkpoint has one of the row's prefixes
+	vocab    *tokenizer.Vocabulary
 	dimDepth int
 }
 

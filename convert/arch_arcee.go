@@ -11,4 +11,5 @@ var _ = register(Architecture{
 	}),
 	Tensors:   rules(embedding, permutedAttention, preNorms, plainFFN("up_proj", "down_proj"), finalNorm, head),
 	Constants: ropeFreqs,
+	Vocab:     llamaVocab,
 })

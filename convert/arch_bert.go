@@ -1,6 +1,7 @@
 package convert
 
 import (
+	"github.com/modelpipe/modelpipe/tokenizer"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,6 +17,7 @@ var _ = register(Architecture{
 	Keys:     bertKeys,
 	Tensors:  bertTensors,
 	Drop:     bertDropped,
+	Vocab:    tokenizer.Options{Kinds: []tokenizer.Kind{tokenizer.KindWordPiece}},
 })
 
 var bertPrefixes = []string{"bert.", "roberta.", "model."}

@@ -1,5 +1,7 @@
 package convert
 
+import "github.com/modelpipe/modelpipe/tokenizer"
+
 // ERNIE 4.5: Llama's blocks in ggml's rotary order; some checkpoints fuse q, k
 // and v, and gate and up (conversion/ernie.py, Ernie4_5Model).
 var _ = register(Architecture{
@@ -8,6 +10,7 @@ var _ = register(Architecture{
 	Prefixes: []string{"model.", "ernie."},
 	Keys:     decoderKeys,
 	Tensors:  rules(embedding, plainAttention, splitAttention, preNorms, gatedFFN, splitFFN, finalNorm, head),
+	Vocab:    tokenizer.Options{SpacePrefixFromConfig: true},
 })
 
 // splitAttention takes a fused q, k and v apart.

@@ -1,6 +1,10 @@
 package convert
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/modelpipe/modelpipe/tokenizer"
+)
 
 // ERNIE 4.5 MoE: experts in every moe_layer_interval-th block from
 // moe_layer_start_index on, with shared ones (conversion/ernie.py,
@@ -33,6 +37,7 @@ var _ = register(Architecture{
 		optional(sharedExpert("layers.{bid}.mlp.shared_experts")),
 		finalNorm, head),
 	Ignore: ernieIgnored,
+	Vocab:  tokenizer.Options{SpacePrefixFromConfig: true},
 })
 
 // ernieSparse holds for the blocks with experts (modular_ernie4_5_moe.py,

@@ -1,5 +1,7 @@
 package convert
 
+import "github.com/modelpipe/modelpipe/tokenizer"
+
 // Gemma 1: checkpoints store norms less one, and the head is the embedding
 // (conversion/gemma.py, GemmaModel).
 var _ = register(Architecture{
@@ -13,14 +15,10 @@ var _ = register(Architecture{
 		gatedFFN,
 		norm("norm", "output_norm", "hidden", plusOne)),
 	Drop: []string{"lm_head.weight"},
-	Vocab: Vocab{Keys: []Key{
-		{"tokenizer.ggml.prefix_token_id", u32, fixed(int64(67))},
-		{"tokenizer.ggml.suffix_token_id", u32, fixed(int64(69))},
-		{"tokenizer.ggml.middle_token_id", u32, fixed(int64(68))},
-		{"tokenizer.ggml.fsep_token_id", u32, fixed(int64(70))},
-		{"tokenizer.ggml.eot_token_id", u32, fixed(int64(107))},
-		{"tokenizer.ggml.add_space_prefix", flag, fixed(false)},
-	}},
+	Vocab: tokenizer.Options{
+		Special: []tokenizer.SpecialRule{{Role: "eot", ID: 107}},
+		Flags:   noSpacePrefix,
+	},
 })
 
 var gemmaKeys = []Key{
@@ -34,3 +32,6 @@ var gemmaKeys = []Key{
 	{"attention.key_length", u32, field("head_dim")},
 	{"attention.value_length", u32, field("head_dim")},
 }
+
+// noSpacePrefix: Gemma's text is not preceded by a space.
+var noSpacePrefix = []tokenizer.FlagRule{{Name: "add_space_prefix", Value: false}}

@@ -1,5 +1,7 @@
 package convert
 
+import "github.com/modelpipe/modelpipe/tokenizer"
+
 // Gemma 2: four norms per block, soft caps, a window in every other block
 // (conversion/gemma.py, Gemma2Model).
 var _ = register(Architecture{
@@ -14,5 +16,5 @@ var _ = register(Architecture{
 	Tensors: rules(embedding, plainAttention, sandwichNorms(plusOne), gatedFFN,
 		norm("norm", "output_norm", "hidden", plusOne)),
 	Drop:  []string{"lm_head.weight"},
-	Vocab: Vocab{Keys: []Key{{"tokenizer.ggml.add_space_prefix", flag, fixed(false)}}},
+	Vocab: tokenizer.Options{Flags: noSpacePrefix},
 })

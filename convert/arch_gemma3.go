@@ -1,5 +1,7 @@
 package convert
 
+import "github.com/modelpipe/modelpipe/tokenizer"
+
 // Gemma 3 and the text part of its multimodal checkpoints: Gemma 2 with norms
 // on the heads of q and k and without soft caps on the attention. Embedding
 // rows beyond the vocabulary are cut off (conversion/gemma.py, Gemma3Model).
@@ -32,6 +34,7 @@ var _ = register(Architecture{
 		norm("layers.{bid}.self_attn.k_norm", block+"attn_k_norm", "head_dim", plusOne),
 		sandwichNorms(plusOne), gatedFFN,
 		norm("norm", "output_norm", "hidden", plusOne), optional(head)),
+	Vocab: tokenizer.Options{Flags: noSpacePrefix, DropAdded: true},
 })
 
 func gemma3FreqBase(m *Model) (any, error) {

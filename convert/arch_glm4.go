@@ -1,5 +1,7 @@
 package convert
 
+import "github.com/modelpipe/modelpipe/tokenizer"
+
 // GLM-4 0414 and GLM-Z1: norms before and after both parts, fused gate and up
 // (conversion/glm.py, Glm4Model).
 var _ = register(Architecture{
@@ -11,4 +13,13 @@ var _ = register(Architecture{
 		norm("layers.{bid}.post_self_attn_layernorm", block+"post_attention_norm", "hidden"),
 		norm("layers.{bid}.post_mlp_layernorm", block+"post_ffw_norm", "hidden"),
 		fusedFFN, finalNorm, head),
+	Vocab: glmVocab,
 })
+
+// glmVocab: GLM's files do not say which tokens begin and end a text.
+var glmVocab = tokenizer.Options{Special: []tokenizer.SpecialRule{
+	{Role: "eos", Text: "<|endoftext|>"},
+	{Role: "eot", Text: "<|user|>"},
+	{Role: "unk", Text: "<|endoftext|>"},
+	{Role: "bos", Text: "<|endoftext|>"},
+}}

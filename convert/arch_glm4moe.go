@@ -1,6 +1,10 @@
 package convert
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/modelpipe/modelpipe/tokenizer"
+)
 
 // GLM-4.5 and 4.6: experts after the first dense blocks. The blocks that
 // predict further tokens are kept (conversion/glm.py, Glm4MoeModel).
@@ -42,6 +46,12 @@ var _ = register(Architecture{
 		may("layers.{bid}.shared_head.head.weight", block+"nextn.shared_head_head.weight", "vocab, hidden"),
 		may("layers.{bid}.shared_head.norm.weight", block+"nextn.shared_head_norm.weight", "hidden"),
 		finalNorm, head),
+	Vocab: tokenizer.Options{Special: []tokenizer.SpecialRule{
+		{Role: "eot", Text: "<|user|>"},
+		{Role: "unk", Text: "<|endoftext|>"},
+		{Role: "bos", Text: "[gMASK]"},
+		{Role: "eom", Text: "<|observation|>"},
+	}},
 })
 
 // layersWithPrediction counts the blocks that predict further tokens too.

@@ -10,6 +10,7 @@ var _ = register(Architecture{
 	Keys:      graniteKeys,
 	Tensors:   rules(embedding, permutedAttention, preNorms, gatedFFN, finalNorm, head),
 	Constants: ropeFreqs,
+	Vocab:     llamaVocab,
 })
 
 // graniteDims: Granite does not have a head_dim of its own.

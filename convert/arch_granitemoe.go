@@ -21,4 +21,5 @@ var _ = register(Architecture{
 		may("layers.{bid}.shared_mlp.output_linear.weight", block+"ffn_down_shexp.weight", "hidden, shared_ff"),
 		finalNorm, head),
 	Constants: ropeFreqs,
+	Vocab:     llamaVocab,
 })

@@ -23,6 +23,10 @@ var _ = register(Architecture{
 		norm("layers.{bid}.self_attn.key_layernorm", block+"attn_k_norm", "head_dim"),
 		preNorms, gatedFFN, finalNorm, head),
 	Ignore: tiedHead,
+	VocabKeys: []Key{
+		{"tokenizer.ggml.eos_token_id", u32, maybe("eod_token_id")},
+		{"tokenizer.ggml.eot_token_id", u32, hunyuanEndOfTurn},
+	},
 })
 
 // hunyuanDynamic holds where the context is stretched by a larger base; the
@@ -59,4 +63,18 @@ func hunyuanFreqBase(m *Model) (any, error) {
 func tiedHead(m *Model, name string) bool {
 	tied, err := m.Config.Bool("tie_word_embeddings")
 	return err == nil && tied && name == "lm_head.weight"
+}
+
+// hunyuanEndOfTurn is the first of generation_config.json's ends, where there
+// are several: the configs name another.
+func hunyuanEndOfTurn(m *Model) (any, error) {
+	fields, err := readFields(m.source, "generation_config.json")
+	if fields == nil || err != nil {
+		return nil, err
+	}
+	ends, ok := fields["eos_token_id"].([]any)
+	if !ok || len(ends) < 2 {
+		return nil, nil
+	}
+	return ends[0], nil
 }

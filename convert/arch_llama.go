@@ -1,5 +1,7 @@
 package convert
 
+import "github.com/modelpipe/modelpipe/tokenizer"
+
 // Llama 1 to 3, Mistral and Mixtral. ggml runs them with interleaved rotary
 // pairs, so q and k are permuted; Llama 3.1's frequency scaling becomes the
 // tensor rope_freqs (llama.cpp conversion/llama.py, LlamaModel).
@@ -15,6 +17,7 @@ var _ = register(Architecture{
 		finalNorm, head,
 	),
 	Constants: ropeFreqs,
+	Vocab:     llamaVocab,
 })
 
 var llamaKeys = keys(decoderKeys, []Key{
@@ -59,4 +62,12 @@ func ropeFreqs(m *Model) ([]output, error) {
 func constant(name string, values []float32) output {
 	n := int64(len(values))
 	return output{name: name, dtype: "F32", shape: []int64{n}, from: Constant{Cols: n, Values: values}}
+}
+
+// llamaVocab: CodeLlama has an end-of-turn token that its files do not name,
+// and the small Granite code models must not get a first token.
+var llamaVocab = tokenizer.Options{
+	SpacePrefixFromConfig: true,
+	Special:               []tokenizer.SpecialRule{{Role: "eot", ID: 32010, OnlySize: 32016}},
+	Flags:                 []tokenizer.FlagRule{{Name: "add_bos_token", Value: false, OnlySize: 49152}},
 }

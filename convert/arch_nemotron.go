@@ -18,10 +18,10 @@ var _ = register(Architecture{
 		norm("layers.{bid}.post_attention_layernorm", block+"ffn_norm", "hidden", plusOne),
 		plainFFN("up_proj", "down_proj"),
 		norm("norm", "output_norm", "hidden", plusOne), head),
-	Vocab: Vocab{Keys: []Key{
+	VocabKeys: []Key{
 		{"tokenizer.ggml.padding_token_id", u32, fixed(int64(0))},
 		{"tokenizer.ggml.unknown_token_id", u32, fixed(int64(1))},
-	}},
+	},
 })
 
 func nemotronFactor(m *Model) (any, error) {

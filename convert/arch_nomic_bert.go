@@ -1,6 +1,10 @@
 package convert
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/modelpipe/modelpipe/tokenizer"
+)
 
 // Nomic's BERT: rotary positions, fused q, k and v, a gate, no biases
 // (conversion/bert.py, NomicBertModel).
@@ -26,7 +30,8 @@ var _ = register(Architecture{
 		one("encoder.layers.{bid}.mlp.fc2.weight", block+"ffn_down.weight", "hidden, ff"),
 		oldNorm("encoder.layers.{bid}.norm2", block+"layer_output_norm"),
 	),
-	Drop: bertDropped,
+	Drop:  bertDropped,
+	Vocab: tokenizer.Options{Kinds: []tokenizer.Kind{tokenizer.KindWordPiece, tokenizer.KindUnigram}},
 })
 
 // nomicContext is the length the models were trained for, which n_positions

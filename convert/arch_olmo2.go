@@ -7,6 +7,7 @@ var _ = register(Architecture{
 	Classes:  []string{"Olmo2ForCausalLM", "Olmo3ForCausalLM"},
 	Prefixes: []string{"model."},
 	Keys: keys(decoderKeys, []Key{
+		{"rope.freq_base_swa", f32, olmo3LocalBase},
 		{"attention.sliding_window", u32, maybe("sliding_window")},
 		{"attention.sliding_window_pattern", flag, when(has("sliding_window"), olmo3Sliding)},
 	}),
@@ -36,4 +37,13 @@ func everyNth(layers, n int64) []bool {
 		sliding[i] = (int64(i)+1)%n != 0
 	}
 	return sliding
+}
+
+// olmo3LocalBase: OLMo 3 scales the rotation of the blocks without a window
+// only, so its windows have a base of their own.
+func olmo3LocalBase(m *Model) (any, error) {
+	if m.Class != "Olmo3ForCausalLM" || m.rope.Sliding["rope_theta"] != nil {
+		return nil, nil
+	}
+	return ropeFreqBase(m)
 }

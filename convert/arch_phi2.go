@@ -1,5 +1,7 @@
 package convert
 
+import "github.com/modelpipe/modelpipe/tokenizer"
+
 // Phi-1, 1.5 and 2: one norm per block for both parts, biases everywhere, a
 // part of each head rotated (conversion/phi.py, Phi2Model).
 var _ = register(Architecture{
@@ -19,7 +21,6 @@ var _ = register(Architecture{
 		{"attention.head_count_kv", u32, size("heads")},
 		{"attention.layer_norm_epsilon", f32, field("layer_norm_epsilon", "layer_norm_eps")},
 		{"rope.dimension_count", u32, rotaryDims("hidden/heads", 0)},
-		{"tokenizer.ggml.add_bos_token", flag, fixed(false)},
 	},
 	Tensors: rules(embedding,
 		linear("layers.{bid}.self_attn.q_proj", block+"attn_q", "hidden, hidden"),
@@ -30,4 +31,5 @@ var _ = register(Architecture{
 		plainFFN("fc1", "fc2"),
 		norm("final_layernorm", "output_norm", "hidden"),
 		head),
+	Vocab: tokenizer.Options{Flags: []tokenizer.FlagRule{{Name: "add_bos_token", Value: false}}},
 })

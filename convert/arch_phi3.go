@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+
+	"github.com/modelpipe/modelpipe/tokenizer"
 )
 
 // Phi-3, 3.5 and 4-mini: fused q, k and v and fused gate and up, kept so. Long
@@ -33,6 +35,7 @@ var _ = register(Architecture{
 		linear("layers.{bid}.self_attn.o_proj", block+"attn_output", "hidden, heads*head_dim"),
 		preNorms, fusedFFN, finalNorm, head),
 	Constants: phi3Factors,
+	Vocab:     tokenizer.Options{AddedFromDefinition: true},
 })
 
 func needFreqBase(m *Model) (any, error) {

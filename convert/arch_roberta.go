@@ -1,5 +1,7 @@
 package convert
 
+import "github.com/modelpipe/modelpipe/tokenizer"
+
 // RoBERTa and XLM-RoBERTa are BERT whose positions count from behind the
 // padding token's id: the rows before are cut off (conversion/bert.py,
 // RobertaModel and XLMRobertaModel).
@@ -18,6 +20,7 @@ var _ = register(Architecture{
 	Keys:    keys(bertKeys, []Key{{"context_length", u32, size("context")}}),
 	Tensors: bertTensors,
 	Drop:    bertDropped,
+	Vocab:   tokenizer.Options{Kinds: []tokenizer.Kind{tokenizer.KindUnigram, tokenizer.KindBPE}},
 })
 
 // robertaContext is the number of positions that tokens can have.

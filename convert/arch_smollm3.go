@@ -12,4 +12,5 @@ var _ = register(Architecture{
 	}),
 	Tensors:   rules(embedding, permutedAttention, preNorms, gatedFFN, finalNorm, head),
 	Constants: ropeFreqs,
+	Vocab:     llamaVocab,
 })

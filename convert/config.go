@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
 	"slices"
 	"strings"
@@ -27,17 +28,9 @@ var nestedText = []string{"text_config", "llm_config", "language_config", "lm_co
 
 // ParseConfig reads a config.json.
 func ParseConfig(data []byte) (*Config, error) {
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.UseNumber()
-	var fields map[string]any
-	if err := dec.Decode(&fields); err != nil {
-		return nil, fmt.Errorf("parse config.json: %w", explainJSON(err, data, dec.InputOffset()))
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("parse config.json: more than one JSON value")
-	}
-	if fields == nil {
-		return nil, errors.New("parse config.json: want an object")
+	fields, err := parseFields("config.json", data)
+	if err != nil {
+		return nil, err
 	}
 	for _, name := range nestedText {
 		inner, ok := fields[name].(map[string]any)
@@ -60,11 +53,40 @@ func ParseConfig(data []byte) (*Config, error) {
 	return &Config{fields: fields}, nil
 }
 
+// parseFields reads a JSON object; numbers stay as they are written.
+func parseFields(name string, data []byte) (map[string]any, error) {
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.UseNumber()
+	var fields map[string]any
+	if err := dec.Decode(&fields); err != nil {
+		return nil, fmt.Errorf("parse %s: %w", name, explainJSON(err, data))
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("parse %s: more than one JSON value", name)
+	}
+	if fields == nil {
+		return nil, fmt.Errorf("parse %s: want an object", name)
+	}
+	return fields, nil
+}
+
+// readFields is parseFields of a file of the source; nil where it is not there.
+func readFields(source fs.FS, name string) (map[string]any, error) {
+	data, err := readFile(source, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return parseFields(name, data)
+}
+
 // explainJSON adds what Python writes and JSON does not know: NaN and Infinity.
-func explainJSON(err error, data []byte, at int64) error {
+func explainJSON(err error, data []byte) error {
 	var syntax *json.SyntaxError
 	if errors.As(err, &syntax) {
-		at = syntax.Offset
+		at := syntax.Offset
 		for _, word := range []string{"NaN", "Infinity", "-Infinity"} {
 			for back := int64(0); back <= 2; back++ {
 				if at-back >= 0 && at-back <= int64(len(data)) && bytes.HasPrefix(data[at-back:], []byte(word)) {

@@ -96,11 +96,11 @@ func (m *Model) keyName(name string) string {
 	return m.arch.Name + "." + name
 }
 
-// metadata evaluates the architecture's keys. A key that comes twice keeps its
-// place and takes the later value, as a later writer of upstream would.
-func (m *Model) metadata() (gguf.Metadata, error) {
+// metadata evaluates keys. A key that comes twice keeps its place and takes
+// the later value.
+func (m *Model) metadata(list []Key) (gguf.Metadata, error) {
 	var md gguf.Metadata
-	for _, k := range m.arch.Keys {
+	for _, k := range list {
 		v, err := k.Value(m)
 		if err == nil && v != nil {
 			v, err = convertValue(k.Kind, v)

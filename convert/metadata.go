@@ -1,7 +1,6 @@
 package convert
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -147,18 +146,9 @@ var samplingKeys = []struct {
 }
 
 func samplingMetadata(source fs.FS) (gguf.Metadata, error) {
-	data, err := readFile(source, "generation_config.json")
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
+	fields, err := readFields(source, "generation_config.json")
 	if err != nil {
 		return nil, err
-	}
-	dec := json.NewDecoder(strings.NewReader(string(data)))
-	dec.UseNumber()
-	var fields map[string]any
-	if err := dec.Decode(&fields); err != nil {
-		return nil, fmt.Errorf("parse generation_config.json: %w", explainJSON(err, data, dec.InputOffset()))
 	}
 	c := Config{fields}
 	var md gguf.Metadata

@@ -8,6 +8,7 @@ import (
 
 	"github.com/modelpipe/modelpipe/gguf"
 	"github.com/modelpipe/modelpipe/quantize"
+	"github.com/modelpipe/modelpipe/tokenizer"
 )
 
 // Options are what the user decides about a conversion.
@@ -70,7 +71,11 @@ func newModel(config []byte, source fs.FS) (*Model, error) {
 
 // plan makes the plan for a checkpoint.
 func (m *Model) plan(o Options, checkpoint *Checkpoint) (*Plan, error) {
+	m.options = o
 	m.observe(checkpoint.Tensors)
+	if err := m.readVocabulary(o); err != nil {
+		return nil, err
+	}
 	outs, err := m.outputs(checkpoint.Tensors)
 	if err != nil {
 		return nil, err
@@ -107,6 +112,26 @@ func (m *Model) observe(tensors []Tensor) {
 	}
 }
 
+// readVocabulary reads the tokenizer, which gets as many tokens as the
+// embedding has rows.
+func (m *Model) readVocabulary(o Options) error {
+	size, err := m.dim("vocab", -1)
+	if err != nil {
+		return err
+	}
+	if size > tokenizer.MaxTokens {
+		return fmt.Errorf("config.json: %s: %d is out of range", m.dimLabel("vocab"), size)
+	}
+	files, err := tokenizer.Load(m.source)
+	if err != nil {
+		return err
+	}
+	options := m.arch.Vocab
+	options.Size, options.Arch, options.Pre = int(size), m.arch.Name, o.Pre
+	m.vocab, err = files.Vocabulary(options)
+	return err
+}
+
 // header is the file's metadata but for what the types decide.
 func (m *Model) header(o Options, outs []output) (gguf.Metadata, []string, error) {
 	md := gguf.Metadata{{Key: "general.architecture", Value: m.arch.Name}, {Key: "general.type", Value: "model"}}
@@ -115,11 +140,20 @@ func (m *Model) header(o Options, outs []output) (gguf.Metadata, []string, error
 		return nil, nil, err
 	}
 	md = append(md, general...)
-	own, err := m.metadata()
+	own, err := m.metadata(m.arch.Keys)
 	if err != nil {
 		return nil, nil, err
 	}
-	for _, kv := range own {
+	for _, list := range []gguf.Metadata{own, m.vocab.Metadata()} {
+		for _, kv := range list {
+			md.Set(kv.Key, kv.Value)
+		}
+	}
+	last, err := m.metadata(m.arch.VocabKeys)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, kv := range last {
 		md.Set(kv.Key, kv.Value)
 	}
 	if o.Repository != "" {
@@ -131,7 +165,7 @@ func (m *Model) header(o Options, outs []output) (gguf.Metadata, []string, error
 	for _, kv := range o.Meta {
 		md.Set(kv.Key, kv.Value)
 	}
-	return md, notes, nil
+	return md, append(notes, m.vocab.Notes...), nil
 }
 
 // layOut chooses the types and places the tensors in the file.
