@@ -1,6 +1,8 @@
 package convert
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -46,6 +48,32 @@ func readFile(source fs.FS, name string) ([]byte, error) {
 		return nil, fmt.Errorf("read %s: larger than %d bytes", name, maxSmallFile)
 	}
 	return data, nil
+}
+
+// NewPlan plans the conversion of a Hugging Face repository. It reads the
+// config, the tokenizer and the headers of the tensor files, and no weights;
+// the same inputs give the same plan.
+func NewPlan(ctx context.Context, source fs.FS, o Options) (*Plan, error) {
+	data, err := readFile(source, "config.json")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("plan: config.json is not there: the source is not a model in Hugging Face's layout: %w", err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("plan: %w", err)
+	}
+	m, err := newModel(data, source)
+	if err != nil {
+		return nil, fmt.Errorf("plan: %w", err)
+	}
+	checkpoint, err := ReadCheckpoint(ctx, source, m.Config)
+	if err != nil {
+		return nil, fmt.Errorf("plan %s: %w", m.arch.Name, err)
+	}
+	p, err := m.plan(o, checkpoint)
+	if err != nil {
+		return nil, fmt.Errorf("plan %s: %w", m.arch.Name, err)
+	}
+	return p, nil
 }
 
 // newModel finds the row of the table for a config.
