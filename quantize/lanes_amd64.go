@@ -29,6 +29,7 @@ type workspace struct {
 	lanesL  [32 * simd.MaxLanes]float32
 	minimum simd.MinimumState
 	scale   simd.ScaleState
+	zeros   simd.Lanes
 
 	// What the search found, by sub-block of the batch.
 	scales, lows, sums [batchBlocks * 16]float32

@@ -49,6 +49,51 @@ func MultiplyLevelsAVX512(levels *byte, x *float32, d *float32, m *float32, runs
 //go:noescape
 func WeighAVX512(w *float32, importance *float32, x *float32, energy float32, n int)
 
+// EncodeHalvesAVX512 converts to binary16, returning how many it has done: it stops before NaNs.
+//
+//go:noescape
+func EncodeHalvesAVX512(dst *byte, src *float32, n int) int
+
+// DecodeHalvesAVX512 converts from binary16, returning how many it has done.
+//
+//go:noescape
+func DecodeHalvesAVX512(dst *float32, src *byte, n int) int
+
+// EncodeBrainsAVX512 converts to bfloat16, returning how many it has done: it stops before NaNs.
+//
+//go:noescape
+func EncodeBrainsAVX512(dst *byte, src *float32, n int) int
+
+// DecodeBrainsAVX512 converts from bfloat16, returning how many it has done.
+//
+//go:noescape
+func DecodeBrainsAVX512(dst *float32, src *byte, n int) int
+
+// EncodeQ4_0AVX512 encodes blocks of 32 weights and returns how many it has done.
+//
+//go:noescape
+func EncodeQ4_0AVX512(dst *byte, src *float32, blocks int) int
+
+// EncodeQ4_1AVX512 encodes blocks of 32 weights and returns how many it has done.
+//
+//go:noescape
+func EncodeQ4_1AVX512(dst *byte, src *float32, blocks int) int
+
+// EncodeQ5_0AVX512 encodes blocks of 32 weights and returns how many it has done.
+//
+//go:noescape
+func EncodeQ5_0AVX512(dst *byte, src *float32, blocks int) int
+
+// EncodeQ5_1AVX512 encodes blocks of 32 weights and returns how many it has done.
+//
+//go:noescape
+func EncodeQ5_1AVX512(dst *byte, src *float32, blocks int) int
+
+// EncodeQ8_0AVX512 encodes blocks of 32 weights and returns how many it has done.
+//
+//go:noescape
+func EncodeQ8_0AVX512(dst *byte, src *float32, blocks int) int
+
 // TransposeAVX2 turns 16 sub-blocks of n elements, n a multiple of 16, into n rows of lanes.
 //
 //go:noescape
@@ -93,6 +138,51 @@ func MultiplyLevelsAVX2(levels *byte, x *float32, d *float32, m *float32, runs i
 //
 //go:noescape
 func WeighAVX2(w *float32, importance *float32, x *float32, energy float32, n int)
+
+// EncodeHalvesAVX2 converts to binary16, returning how many it has done: it stops before NaNs.
+//
+//go:noescape
+func EncodeHalvesAVX2(dst *byte, src *float32, n int) int
+
+// DecodeHalvesAVX2 converts from binary16, returning how many it has done.
+//
+//go:noescape
+func DecodeHalvesAVX2(dst *float32, src *byte, n int) int
+
+// EncodeBrainsAVX2 converts to bfloat16, returning how many it has done: it stops before NaNs.
+//
+//go:noescape
+func EncodeBrainsAVX2(dst *byte, src *float32, n int) int
+
+// DecodeBrainsAVX2 converts from bfloat16, returning how many it has done.
+//
+//go:noescape
+func DecodeBrainsAVX2(dst *float32, src *byte, n int) int
+
+// EncodeQ4_0AVX2 encodes blocks of 32 weights and returns how many it has done.
+//
+//go:noescape
+func EncodeQ4_0AVX2(dst *byte, src *float32, blocks int) int
+
+// EncodeQ4_1AVX2 encodes blocks of 32 weights and returns how many it has done.
+//
+//go:noescape
+func EncodeQ4_1AVX2(dst *byte, src *float32, blocks int) int
+
+// EncodeQ5_0AVX2 encodes blocks of 32 weights and returns how many it has done.
+//
+//go:noescape
+func EncodeQ5_0AVX2(dst *byte, src *float32, blocks int) int
+
+// EncodeQ5_1AVX2 encodes blocks of 32 weights and returns how many it has done.
+//
+//go:noescape
+func EncodeQ5_1AVX2(dst *byte, src *float32, blocks int) int
+
+// EncodeQ8_0AVX2 encodes blocks of 32 weights and returns how many it has done.
+//
+//go:noescape
+func EncodeQ8_0AVX2(dst *byte, src *float32, blocks int) int
 
 // SumSquares sets sums to the sums of squares of eight runs of n weights, each added in index order.
 //

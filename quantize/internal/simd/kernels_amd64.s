@@ -2193,6 +2193,843 @@ loop40:
 	VZEROUPPER
 	RET
 
+// func EncodeHalvesAVX512(dst *byte, src *float32, n int) int
+// Requires: AVX, AVX512F
+TEXT ·EncodeHalvesAVX512(SB), NOSPLIT, $0-32
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ n+16(FP), DX
+	MOVQ DX, BX
+
+loop41:
+	CMPQ      BX, $0x10
+	JB        stop42
+	VMOVUPS   (CX), Z0
+	VCMPPS    $0x03, Z0, Z0, K1
+	KMOVW     K1, SI
+	TESTL     SI, SI
+	JNZ       stop42
+	VCVTPS2PH $0x00, Z0, (AX)
+	ADDQ      $0x40, CX
+	ADDQ      $0x20, AX
+	SUBQ      $0x10, BX
+	JMP       loop41
+
+stop42:
+	SUBQ BX, DX
+	MOVQ DX, ret+24(FP)
+	VZEROUPPER
+	RET
+
+// func DecodeHalvesAVX512(dst *float32, src *byte, n int) int
+// Requires: AVX, AVX512F
+TEXT ·DecodeHalvesAVX512(SB), NOSPLIT, $0-32
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ n+16(FP), DX
+	MOVQ DX, BX
+
+loop43:
+	CMPQ      BX, $0x10
+	JB        stop44
+	VCVTPH2PS (CX), Z0
+	VMOVUPS   Z0, (AX)
+	ADDQ      $0x20, CX
+	ADDQ      $0x40, AX
+	SUBQ      $0x10, BX
+	JMP       loop43
+
+stop44:
+	SUBQ BX, DX
+	MOVQ DX, ret+24(FP)
+	VZEROUPPER
+	RET
+
+// func EncodeBrainsAVX512(dst *byte, src *float32, n int) int
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·EncodeBrainsAVX512(SB), NOSPLIT, $0-32
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ n+16(FP), DX
+	MOVQ DX, BX
+
+loop45:
+	CMPQ    BX, $0x10
+	JB      stop46
+	VMOVUPS (CX), Z0
+	VCMPPS  $0x03, Z0, Z0, K1
+	KMOVW   K1, SI
+	TESTL   SI, SI
+	JNZ     stop46
+	VPSRLD  $0x10, Z0, Z1
+	VANDPS  bits00000001<>+0(SB), Z1, Z1
+	VPADDD  Z1, Z0, Z0
+	VPADDD  bits00007fff<>+0(SB), Z0, Z0
+	VPSRLD  $0x10, Z0, Z0
+	VPMOVDW Z0, (AX)
+	ADDQ    $0x40, CX
+	ADDQ    $0x20, AX
+	SUBQ    $0x10, BX
+	JMP     loop45
+
+stop46:
+	SUBQ BX, DX
+	MOVQ DX, ret+24(FP)
+	VZEROUPPER
+	RET
+
+DATA bits00000001<>+0(SB)/4, $0x00000001
+DATA bits00000001<>+4(SB)/4, $0x00000001
+DATA bits00000001<>+8(SB)/4, $0x00000001
+DATA bits00000001<>+12(SB)/4, $0x00000001
+DATA bits00000001<>+16(SB)/4, $0x00000001
+DATA bits00000001<>+20(SB)/4, $0x00000001
+DATA bits00000001<>+24(SB)/4, $0x00000001
+DATA bits00000001<>+28(SB)/4, $0x00000001
+DATA bits00000001<>+32(SB)/4, $0x00000001
+DATA bits00000001<>+36(SB)/4, $0x00000001
+DATA bits00000001<>+40(SB)/4, $0x00000001
+DATA bits00000001<>+44(SB)/4, $0x00000001
+DATA bits00000001<>+48(SB)/4, $0x00000001
+DATA bits00000001<>+52(SB)/4, $0x00000001
+DATA bits00000001<>+56(SB)/4, $0x00000001
+DATA bits00000001<>+60(SB)/4, $0x00000001
+GLOBL bits00000001<>(SB), RODATA|NOPTR, $64
+
+DATA bits00007fff<>+0(SB)/4, $0x00007fff
+DATA bits00007fff<>+4(SB)/4, $0x00007fff
+DATA bits00007fff<>+8(SB)/4, $0x00007fff
+DATA bits00007fff<>+12(SB)/4, $0x00007fff
+DATA bits00007fff<>+16(SB)/4, $0x00007fff
+DATA bits00007fff<>+20(SB)/4, $0x00007fff
+DATA bits00007fff<>+24(SB)/4, $0x00007fff
+DATA bits00007fff<>+28(SB)/4, $0x00007fff
+DATA bits00007fff<>+32(SB)/4, $0x00007fff
+DATA bits00007fff<>+36(SB)/4, $0x00007fff
+DATA bits00007fff<>+40(SB)/4, $0x00007fff
+DATA bits00007fff<>+44(SB)/4, $0x00007fff
+DATA bits00007fff<>+48(SB)/4, $0x00007fff
+DATA bits00007fff<>+52(SB)/4, $0x00007fff
+DATA bits00007fff<>+56(SB)/4, $0x00007fff
+DATA bits00007fff<>+60(SB)/4, $0x00007fff
+GLOBL bits00007fff<>(SB), RODATA|NOPTR, $64
+
+// func DecodeBrainsAVX512(dst *float32, src *byte, n int) int
+// Requires: AVX, AVX512F
+TEXT ·DecodeBrainsAVX512(SB), NOSPLIT, $0-32
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ n+16(FP), DX
+	MOVQ DX, BX
+
+loop47:
+	CMPQ      BX, $0x10
+	JB        stop48
+	VPMOVZXWD (CX), Z0
+	VPSLLD    $0x10, Z0, Z0
+	VMOVUPS   Z0, (AX)
+	ADDQ      $0x20, CX
+	ADDQ      $0x40, AX
+	SUBQ      $0x10, BX
+	JMP       loop47
+
+stop48:
+	SUBQ BX, DX
+	MOVQ DX, ret+24(FP)
+	VZEROUPPER
+	RET
+
+// func EncodeQ4_0AVX512(dst *byte, src *float32, blocks int) int
+// Requires: AVX, AVX2, AVX512DQ, AVX512F, BMI, F16C
+TEXT ·EncodeQ4_0AVX512(SB), NOSPLIT, $0-32
+	MOVQ    dst+0(FP), AX
+	MOVQ    src+8(FP), CX
+	MOVQ    blocks+16(FP), DX
+	MOVQ    DX, BX
+	VMOVUPS bits7fffffff<>+0(SB), Z31
+	VMOVUPS bits0000000f<>+0(SB), Z30
+	VMOVUPS bits41080000<>+0(SB), Z29
+
+loop49:
+	TESTQ         BX, BX
+	JZ            stop50
+	VMOVUPS       (CX), Z0
+	VANDPS        Z31, Z0, Z8
+	VMOVUPS       64(CX), Z1
+	VANDPS        Z31, Z1, Z9
+	VPMAXUD       Z9, Z8, Z8
+	VEXTRACTF64X4 $0x01, Z8, Y9
+	VPMAXUD       Y9, Y8, Y8
+	VEXTRACTF128  $0x01, Y8, X9
+	VPMAXUD       X9, X8, X8
+	VPSHUFD       $0x4e, X8, X9
+	VPMAXUD       X9, X8, X8
+	VPSHUFD       $0xb1, X8, X9
+	VPMAXUD       X9, X8, X8
+	VMOVD         X8, SI
+	CMPL          SI, $0x7f800000
+	JAE           stop50
+	TESTL         SI, SI
+	JZ            zero51
+	CMPL          SI, $0x0d800000
+	JB            stop50
+	CMPL          SI, $0x7f800000
+	JAE           stop50
+	VPBROADCASTD  X8, Z14
+	VANDPS        Z31, Z0, Z9
+	VPCMPEQD      Z14, Z9, K1
+	KMOVW         K1, DI
+	MOVL          DI, SI
+	VANDPS        Z31, Z1, Z9
+	VPCMPEQD      Z14, Z9, K1
+	KMOVW         K1, DI
+	SHLL          $0x10, DI
+	ORL           DI, SI
+	TZCNTL        SI, SI
+	VMOVSS        (CX)(SI*4), X10
+	VMULSS        bitsbe000000<>+0(SB), X10, X10
+	VMOVSS        bits3f800000<>+0(SB), X11
+	VDIVSS        X10, X11, X11
+	JMP           scaled52
+
+zero51:
+	VXORPS X11, X11, X11
+	VMOVSS bits80000000<>+0(SB), X10
+
+scaled52:
+	VCVTPS2PH    $0x00, X10, X10
+	VMOVD        X10, SI
+	MOVW         SI, (AX)
+	VBROADCASTSS X11, Z11
+	VMULPS       Z11, Z0, Z0
+	VADDPS       Z29, Z0, Z0
+	VCVTTPS2DQ   Z0, Z0
+	VPMINSD      Z30, Z0, Z0
+	VMULPS       Z11, Z1, Z1
+	VADDPS       Z29, Z1, Z1
+	VCVTTPS2DQ   Z1, Z1
+	VPMINSD      Z30, Z1, Z1
+	VPSLLD       $0x04, Z1, Z1
+	VPORD        Z1, Z0, Z0
+	VPMOVDB      Z0, 2(AX)
+	ADDQ         $0x12, AX
+	SUBQ         $-128, CX
+	DECQ         BX
+	JMP          loop49
+
+stop50:
+	SUBQ BX, DX
+	MOVQ DX, ret+24(FP)
+	VZEROUPPER
+	RET
+
+DATA bits0000000f<>+0(SB)/4, $0x0000000f
+DATA bits0000000f<>+4(SB)/4, $0x0000000f
+DATA bits0000000f<>+8(SB)/4, $0x0000000f
+DATA bits0000000f<>+12(SB)/4, $0x0000000f
+DATA bits0000000f<>+16(SB)/4, $0x0000000f
+DATA bits0000000f<>+20(SB)/4, $0x0000000f
+DATA bits0000000f<>+24(SB)/4, $0x0000000f
+DATA bits0000000f<>+28(SB)/4, $0x0000000f
+DATA bits0000000f<>+32(SB)/4, $0x0000000f
+DATA bits0000000f<>+36(SB)/4, $0x0000000f
+DATA bits0000000f<>+40(SB)/4, $0x0000000f
+DATA bits0000000f<>+44(SB)/4, $0x0000000f
+DATA bits0000000f<>+48(SB)/4, $0x0000000f
+DATA bits0000000f<>+52(SB)/4, $0x0000000f
+DATA bits0000000f<>+56(SB)/4, $0x0000000f
+DATA bits0000000f<>+60(SB)/4, $0x0000000f
+GLOBL bits0000000f<>(SB), RODATA|NOPTR, $64
+
+DATA bits41080000<>+0(SB)/4, $0x41080000
+DATA bits41080000<>+4(SB)/4, $0x41080000
+DATA bits41080000<>+8(SB)/4, $0x41080000
+DATA bits41080000<>+12(SB)/4, $0x41080000
+DATA bits41080000<>+16(SB)/4, $0x41080000
+DATA bits41080000<>+20(SB)/4, $0x41080000
+DATA bits41080000<>+24(SB)/4, $0x41080000
+DATA bits41080000<>+28(SB)/4, $0x41080000
+DATA bits41080000<>+32(SB)/4, $0x41080000
+DATA bits41080000<>+36(SB)/4, $0x41080000
+DATA bits41080000<>+40(SB)/4, $0x41080000
+DATA bits41080000<>+44(SB)/4, $0x41080000
+DATA bits41080000<>+48(SB)/4, $0x41080000
+DATA bits41080000<>+52(SB)/4, $0x41080000
+DATA bits41080000<>+56(SB)/4, $0x41080000
+DATA bits41080000<>+60(SB)/4, $0x41080000
+GLOBL bits41080000<>(SB), RODATA|NOPTR, $64
+
+DATA bitsbe000000<>+0(SB)/4, $0xbe000000
+DATA bitsbe000000<>+4(SB)/4, $0xbe000000
+DATA bitsbe000000<>+8(SB)/4, $0xbe000000
+DATA bitsbe000000<>+12(SB)/4, $0xbe000000
+DATA bitsbe000000<>+16(SB)/4, $0xbe000000
+DATA bitsbe000000<>+20(SB)/4, $0xbe000000
+DATA bitsbe000000<>+24(SB)/4, $0xbe000000
+DATA bitsbe000000<>+28(SB)/4, $0xbe000000
+DATA bitsbe000000<>+32(SB)/4, $0xbe000000
+DATA bitsbe000000<>+36(SB)/4, $0xbe000000
+DATA bitsbe000000<>+40(SB)/4, $0xbe000000
+DATA bitsbe000000<>+44(SB)/4, $0xbe000000
+DATA bitsbe000000<>+48(SB)/4, $0xbe000000
+DATA bitsbe000000<>+52(SB)/4, $0xbe000000
+DATA bitsbe000000<>+56(SB)/4, $0xbe000000
+DATA bitsbe000000<>+60(SB)/4, $0xbe000000
+GLOBL bitsbe000000<>(SB), RODATA|NOPTR, $64
+
+// func EncodeQ4_1AVX512(dst *byte, src *float32, blocks int) int
+// Requires: AVX, AVX2, AVX512DQ, AVX512F, BMI, F16C
+TEXT ·EncodeQ4_1AVX512(SB), NOSPLIT, $0-32
+	MOVQ    dst+0(FP), AX
+	MOVQ    src+8(FP), CX
+	MOVQ    blocks+16(FP), DX
+	MOVQ    DX, BX
+	VMOVUPS bits7fffffff<>+0(SB), Z31
+	VMOVUPS bits3f000000<>+0(SB), Z30
+
+loop53:
+	TESTQ         BX, BX
+	JZ            stop54
+	VMOVUPS       (CX), Z0
+	VANDPS        Z31, Z0, Z8
+	VMOVUPS       64(CX), Z1
+	VANDPS        Z31, Z1, Z9
+	VPMAXUD       Z9, Z8, Z8
+	VEXTRACTF64X4 $0x01, Z8, Y9
+	VPMAXUD       Y9, Y8, Y8
+	VEXTRACTF128  $0x01, Y8, X9
+	VPMAXUD       X9, X8, X8
+	VPSHUFD       $0x4e, X8, X9
+	VPMAXUD       X9, X8, X8
+	VPSHUFD       $0xb1, X8, X9
+	VPMAXUD       X9, X8, X8
+	VMOVD         X8, SI
+	CMPL          SI, $0x7f800000
+	JAE           stop54
+	VMOVAPS       Z0, Z12
+	VMOVAPS       Z0, Z13
+	VMINPS        Z1, Z12, Z12
+	VMAXPS        Z1, Z13, Z13
+	VEXTRACTF64X4 $0x01, Z12, Y9
+	VMINPS        Y9, Y12, Y12
+	VEXTRACTF128  $0x01, Y12, X9
+	VMINPS        X9, X12, X12
+	VPSHUFD       $0x4e, X12, X9
+	VMINPS        X9, X12, X12
+	VPSHUFD       $0xb1, X12, X9
+	VMINPS        X9, X12, X12
+	VEXTRACTF64X4 $0x01, Z13, Y9
+	VMAXPS        Y9, Y13, Y13
+	VEXTRACTF128  $0x01, Y13, X9
+	VMAXPS        X9, X13, X13
+	VPSHUFD       $0x4e, X13, X9
+	VMAXPS        X9, X13, X13
+	VPSHUFD       $0xb1, X13, X9
+	VMAXPS        X9, X13, X13
+	VBROADCASTSS  X12, Z14
+	VCMPPS        $0x00, Z14, Z0, K1
+	KMOVW         K1, DI
+	MOVL          DI, SI
+	VCMPPS        $0x00, Z14, Z1, K1
+	KMOVW         K1, DI
+	SHLL          $0x10, DI
+	ORL           DI, SI
+	TZCNTL        SI, SI
+	VMOVSS        (CX)(SI*4), X12
+	VSUBSS        X12, X13, X10
+	VMOVD         X10, SI
+	TESTL         SI, SI
+	JZ            zero55
+	CMPL          SI, $0x0d800000
+	JB            stop54
+	CMPL          SI, $0x7f800000
+	JAE           stop54
+	VDIVSS        bits41700000<>+0(SB), X10, X10
+	VMOVSS        bits3f800000<>+0(SB), X11
+	VDIVSS        X10, X11, X11
+	JMP           scaled56
+
+zero55:
+	VXORPS X11, X11, X11
+	VXORPS X10, X10, X10
+
+scaled56:
+	VCVTPS2PH    $0x00, X10, X10
+	VMOVD        X10, SI
+	MOVW         SI, (AX)
+	VCVTPS2PH    $0x00, X12, X10
+	VMOVD        X10, SI
+	MOVW         SI, 2(AX)
+	VBROADCASTSS X12, Z12
+	VBROADCASTSS X11, Z11
+	VSUBPS       Z12, Z0, Z0
+	VMULPS       Z11, Z0, Z0
+	VADDPS       Z30, Z0, Z0
+	VCVTTPS2DQ   Z0, Z0
+	VSUBPS       Z12, Z1, Z1
+	VMULPS       Z11, Z1, Z1
+	VADDPS       Z30, Z1, Z1
+	VCVTTPS2DQ   Z1, Z1
+	VPSLLD       $0x04, Z1, Z1
+	VPORD        Z1, Z0, Z0
+	VPMOVDB      Z0, 4(AX)
+	ADDQ         $0x14, AX
+	SUBQ         $-128, CX
+	DECQ         BX
+	JMP          loop53
+
+stop54:
+	SUBQ BX, DX
+	MOVQ DX, ret+24(FP)
+	VZEROUPPER
+	RET
+
+DATA bits3f000000<>+0(SB)/4, $0x3f000000
+DATA bits3f000000<>+4(SB)/4, $0x3f000000
+DATA bits3f000000<>+8(SB)/4, $0x3f000000
+DATA bits3f000000<>+12(SB)/4, $0x3f000000
+DATA bits3f000000<>+16(SB)/4, $0x3f000000
+DATA bits3f000000<>+20(SB)/4, $0x3f000000
+DATA bits3f000000<>+24(SB)/4, $0x3f000000
+DATA bits3f000000<>+28(SB)/4, $0x3f000000
+DATA bits3f000000<>+32(SB)/4, $0x3f000000
+DATA bits3f000000<>+36(SB)/4, $0x3f000000
+DATA bits3f000000<>+40(SB)/4, $0x3f000000
+DATA bits3f000000<>+44(SB)/4, $0x3f000000
+DATA bits3f000000<>+48(SB)/4, $0x3f000000
+DATA bits3f000000<>+52(SB)/4, $0x3f000000
+DATA bits3f000000<>+56(SB)/4, $0x3f000000
+DATA bits3f000000<>+60(SB)/4, $0x3f000000
+GLOBL bits3f000000<>(SB), RODATA|NOPTR, $64
+
+DATA bits41700000<>+0(SB)/4, $0x41700000
+DATA bits41700000<>+4(SB)/4, $0x41700000
+DATA bits41700000<>+8(SB)/4, $0x41700000
+DATA bits41700000<>+12(SB)/4, $0x41700000
+DATA bits41700000<>+16(SB)/4, $0x41700000
+DATA bits41700000<>+20(SB)/4, $0x41700000
+DATA bits41700000<>+24(SB)/4, $0x41700000
+DATA bits41700000<>+28(SB)/4, $0x41700000
+DATA bits41700000<>+32(SB)/4, $0x41700000
+DATA bits41700000<>+36(SB)/4, $0x41700000
+DATA bits41700000<>+40(SB)/4, $0x41700000
+DATA bits41700000<>+44(SB)/4, $0x41700000
+DATA bits41700000<>+48(SB)/4, $0x41700000
+DATA bits41700000<>+52(SB)/4, $0x41700000
+DATA bits41700000<>+56(SB)/4, $0x41700000
+DATA bits41700000<>+60(SB)/4, $0x41700000
+GLOBL bits41700000<>(SB), RODATA|NOPTR, $64
+
+// func EncodeQ5_0AVX512(dst *byte, src *float32, blocks int) int
+// Requires: AVX, AVX2, AVX512DQ, AVX512F, BMI, F16C
+TEXT ·EncodeQ5_0AVX512(SB), NOSPLIT, $0-32
+	MOVQ    dst+0(FP), AX
+	MOVQ    src+8(FP), CX
+	MOVQ    blocks+16(FP), DX
+	MOVQ    DX, BX
+	VMOVUPS bits7fffffff<>+0(SB), Z31
+	VMOVUPS bits0000001f<>+0(SB), Z30
+	VMOVUPS bits41840000<>+0(SB), Z29
+	VMOVUPS bits0000000f<>+0(SB), Z28
+	VMOVUPS bits00000010<>+0(SB), Z27
+
+loop57:
+	TESTQ         BX, BX
+	JZ            stop58
+	VMOVUPS       (CX), Z0
+	VANDPS        Z31, Z0, Z8
+	VMOVUPS       64(CX), Z1
+	VANDPS        Z31, Z1, Z9
+	VPMAXUD       Z9, Z8, Z8
+	VEXTRACTF64X4 $0x01, Z8, Y9
+	VPMAXUD       Y9, Y8, Y8
+	VEXTRACTF128  $0x01, Y8, X9
+	VPMAXUD       X9, X8, X8
+	VPSHUFD       $0x4e, X8, X9
+	VPMAXUD       X9, X8, X8
+	VPSHUFD       $0xb1, X8, X9
+	VPMAXUD       X9, X8, X8
+	VMOVD         X8, SI
+	CMPL          SI, $0x7f800000
+	JAE           stop58
+	TESTL         SI, SI
+	JZ            zero59
+	CMPL          SI, $0x0d800000
+	JB            stop58
+	CMPL          SI, $0x7f800000
+	JAE           stop58
+	VPBROADCASTD  X8, Z14
+	VANDPS        Z31, Z0, Z9
+	VPCMPEQD      Z14, Z9, K1
+	KMOVW         K1, DI
+	MOVL          DI, SI
+	VANDPS        Z31, Z1, Z9
+	VPCMPEQD      Z14, Z9, K1
+	KMOVW         K1, DI
+	SHLL          $0x10, DI
+	ORL           DI, SI
+	TZCNTL        SI, SI
+	VMOVSS        (CX)(SI*4), X10
+	VMULSS        bitsbd800000<>+0(SB), X10, X10
+	VMOVSS        bits3f800000<>+0(SB), X11
+	VDIVSS        X10, X11, X11
+	JMP           scaled60
+
+zero59:
+	VXORPS X11, X11, X11
+	VMOVSS bits80000000<>+0(SB), X10
+
+scaled60:
+	VCVTPS2PH    $0x00, X10, X10
+	VMOVD        X10, SI
+	MOVW         SI, (AX)
+	VBROADCASTSS X11, Z11
+	VMULPS       Z11, Z0, Z0
+	VADDPS       Z29, Z0, Z0
+	VCVTTPS2DQ   Z0, Z0
+	VPMINSD      Z30, Z0, Z0
+	VMULPS       Z11, Z1, Z1
+	VADDPS       Z29, Z1, Z1
+	VCVTTPS2DQ   Z1, Z1
+	VPMINSD      Z30, Z1, Z1
+	VPTESTMD     Z27, Z0, K1
+	KMOVW        K1, SI
+	VPTESTMD     Z27, Z1, K1
+	KMOVW        K1, DI
+	SHLL         $0x10, DI
+	ORL          DI, SI
+	MOVL         SI, 2(AX)
+	VPANDD       Z28, Z0, Z0
+	VPSLLD       $0x04, Z1, Z1
+	VPORD        Z1, Z0, Z0
+	VPMOVDB      Z0, 6(AX)
+	ADDQ         $0x16, AX
+	SUBQ         $-128, CX
+	DECQ         BX
+	JMP          loop57
+
+stop58:
+	SUBQ BX, DX
+	MOVQ DX, ret+24(FP)
+	VZEROUPPER
+	RET
+
+DATA bits0000001f<>+0(SB)/4, $0x0000001f
+DATA bits0000001f<>+4(SB)/4, $0x0000001f
+DATA bits0000001f<>+8(SB)/4, $0x0000001f
+DATA bits0000001f<>+12(SB)/4, $0x0000001f
+DATA bits0000001f<>+16(SB)/4, $0x0000001f
+DATA bits0000001f<>+20(SB)/4, $0x0000001f
+DATA bits0000001f<>+24(SB)/4, $0x0000001f
+DATA bits0000001f<>+28(SB)/4, $0x0000001f
+DATA bits0000001f<>+32(SB)/4, $0x0000001f
+DATA bits0000001f<>+36(SB)/4, $0x0000001f
+DATA bits0000001f<>+40(SB)/4, $0x0000001f
+DATA bits0000001f<>+44(SB)/4, $0x0000001f
+DATA bits0000001f<>+48(SB)/4, $0x0000001f
+DATA bits0000001f<>+52(SB)/4, $0x0000001f
+DATA bits0000001f<>+56(SB)/4, $0x0000001f
+DATA bits0000001f<>+60(SB)/4, $0x0000001f
+GLOBL bits0000001f<>(SB), RODATA|NOPTR, $64
+
+DATA bits41840000<>+0(SB)/4, $0x41840000
+DATA bits41840000<>+4(SB)/4, $0x41840000
+DATA bits41840000<>+8(SB)/4, $0x41840000
+DATA bits41840000<>+12(SB)/4, $0x41840000
+DATA bits41840000<>+16(SB)/4, $0x41840000
+DATA bits41840000<>+20(SB)/4, $0x41840000
+DATA bits41840000<>+24(SB)/4, $0x41840000
+DATA bits41840000<>+28(SB)/4, $0x41840000
+DATA bits41840000<>+32(SB)/4, $0x41840000
+DATA bits41840000<>+36(SB)/4, $0x41840000
+DATA bits41840000<>+40(SB)/4, $0x41840000
+DATA bits41840000<>+44(SB)/4, $0x41840000
+DATA bits41840000<>+48(SB)/4, $0x41840000
+DATA bits41840000<>+52(SB)/4, $0x41840000
+DATA bits41840000<>+56(SB)/4, $0x41840000
+DATA bits41840000<>+60(SB)/4, $0x41840000
+GLOBL bits41840000<>(SB), RODATA|NOPTR, $64
+
+DATA bits00000010<>+0(SB)/4, $0x00000010
+DATA bits00000010<>+4(SB)/4, $0x00000010
+DATA bits00000010<>+8(SB)/4, $0x00000010
+DATA bits00000010<>+12(SB)/4, $0x00000010
+DATA bits00000010<>+16(SB)/4, $0x00000010
+DATA bits00000010<>+20(SB)/4, $0x00000010
+DATA bits00000010<>+24(SB)/4, $0x00000010
+DATA bits00000010<>+28(SB)/4, $0x00000010
+DATA bits00000010<>+32(SB)/4, $0x00000010
+DATA bits00000010<>+36(SB)/4, $0x00000010
+DATA bits00000010<>+40(SB)/4, $0x00000010
+DATA bits00000010<>+44(SB)/4, $0x00000010
+DATA bits00000010<>+48(SB)/4, $0x00000010
+DATA bits00000010<>+52(SB)/4, $0x00000010
+DATA bits00000010<>+56(SB)/4, $0x00000010
+DATA bits00000010<>+60(SB)/4, $0x00000010
+GLOBL bits00000010<>(SB), RODATA|NOPTR, $64
+
+DATA bitsbd800000<>+0(SB)/4, $0xbd800000
+DATA bitsbd800000<>+4(SB)/4, $0xbd800000
+DATA bitsbd800000<>+8(SB)/4, $0xbd800000
+DATA bitsbd800000<>+12(SB)/4, $0xbd800000
+DATA bitsbd800000<>+16(SB)/4, $0xbd800000
+DATA bitsbd800000<>+20(SB)/4, $0xbd800000
+DATA bitsbd800000<>+24(SB)/4, $0xbd800000
+DATA bitsbd800000<>+28(SB)/4, $0xbd800000
+DATA bitsbd800000<>+32(SB)/4, $0xbd800000
+DATA bitsbd800000<>+36(SB)/4, $0xbd800000
+DATA bitsbd800000<>+40(SB)/4, $0xbd800000
+DATA bitsbd800000<>+44(SB)/4, $0xbd800000
+DATA bitsbd800000<>+48(SB)/4, $0xbd800000
+DATA bitsbd800000<>+52(SB)/4, $0xbd800000
+DATA bitsbd800000<>+56(SB)/4, $0xbd800000
+DATA bitsbd800000<>+60(SB)/4, $0xbd800000
+GLOBL bitsbd800000<>(SB), RODATA|NOPTR, $64
+
+// func EncodeQ5_1AVX512(dst *byte, src *float32, blocks int) int
+// Requires: AVX, AVX2, AVX512DQ, AVX512F, BMI, F16C
+TEXT ·EncodeQ5_1AVX512(SB), NOSPLIT, $0-32
+	MOVQ    dst+0(FP), AX
+	MOVQ    src+8(FP), CX
+	MOVQ    blocks+16(FP), DX
+	MOVQ    DX, BX
+	VMOVUPS bits7fffffff<>+0(SB), Z31
+	VMOVUPS bits3f000000<>+0(SB), Z30
+	VMOVUPS bits0000000f<>+0(SB), Z29
+	VMOVUPS bits00000010<>+0(SB), Z28
+
+loop61:
+	TESTQ         BX, BX
+	JZ            stop62
+	VMOVUPS       (CX), Z0
+	VANDPS        Z31, Z0, Z8
+	VMOVUPS       64(CX), Z1
+	VANDPS        Z31, Z1, Z9
+	VPMAXUD       Z9, Z8, Z8
+	VEXTRACTF64X4 $0x01, Z8, Y9
+	VPMAXUD       Y9, Y8, Y8
+	VEXTRACTF128  $0x01, Y8, X9
+	VPMAXUD       X9, X8, X8
+	VPSHUFD       $0x4e, X8, X9
+	VPMAXUD       X9, X8, X8
+	VPSHUFD       $0xb1, X8, X9
+	VPMAXUD       X9, X8, X8
+	VMOVD         X8, SI
+	CMPL          SI, $0x7f800000
+	JAE           stop62
+	VMOVAPS       Z0, Z12
+	VMOVAPS       Z0, Z13
+	VMINPS        Z1, Z12, Z12
+	VMAXPS        Z1, Z13, Z13
+	VEXTRACTF64X4 $0x01, Z12, Y9
+	VMINPS        Y9, Y12, Y12
+	VEXTRACTF128  $0x01, Y12, X9
+	VMINPS        X9, X12, X12
+	VPSHUFD       $0x4e, X12, X9
+	VMINPS        X9, X12, X12
+	VPSHUFD       $0xb1, X12, X9
+	VMINPS        X9, X12, X12
+	VEXTRACTF64X4 $0x01, Z13, Y9
+	VMAXPS        Y9, Y13, Y13
+	VEXTRACTF128  $0x01, Y13, X9
+	VMAXPS        X9, X13, X13
+	VPSHUFD       $0x4e, X13, X9
+	VMAXPS        X9, X13, X13
+	VPSHUFD       $0xb1, X13, X9
+	VMAXPS        X9, X13, X13
+	VBROADCASTSS  X12, Z14
+	VCMPPS        $0x00, Z14, Z0, K1
+	KMOVW         K1, DI
+	MOVL          DI, SI
+	VCMPPS        $0x00, Z14, Z1, K1
+	KMOVW         K1, DI
+	SHLL          $0x10, DI
+	ORL           DI, SI
+	TZCNTL        SI, SI
+	VMOVSS        (CX)(SI*4), X12
+	VSUBSS        X12, X13, X10
+	VMOVD         X10, SI
+	TESTL         SI, SI
+	JZ            zero63
+	CMPL          SI, $0x0d800000
+	JB            stop62
+	CMPL          SI, $0x7f800000
+	JAE           stop62
+	VDIVSS        bits41f80000<>+0(SB), X10, X10
+	VMOVSS        bits3f800000<>+0(SB), X11
+	VDIVSS        X10, X11, X11
+	JMP           scaled64
+
+zero63:
+	VXORPS X11, X11, X11
+	VXORPS X10, X10, X10
+
+scaled64:
+	VCVTPS2PH    $0x00, X10, X10
+	VMOVD        X10, SI
+	MOVW         SI, (AX)
+	VCVTPS2PH    $0x00, X12, X10
+	VMOVD        X10, SI
+	MOVW         SI, 2(AX)
+	VBROADCASTSS X12, Z12
+	VBROADCASTSS X11, Z11
+	VSUBPS       Z12, Z0, Z0
+	VMULPS       Z11, Z0, Z0
+	VADDPS       Z30, Z0, Z0
+	VCVTTPS2DQ   Z0, Z0
+	VSUBPS       Z12, Z1, Z1
+	VMULPS       Z11, Z1, Z1
+	VADDPS       Z30, Z1, Z1
+	VCVTTPS2DQ   Z1, Z1
+	VPTESTMD     Z28, Z0, K1
+	KMOVW        K1, SI
+	VPTESTMD     Z28, Z1, K1
+	KMOVW        K1, DI
+	SHLL         $0x10, DI
+	ORL          DI, SI
+	MOVL         SI, 4(AX)
+	VPANDD       Z29, Z0, Z0
+	VPSLLD       $0x04, Z1, Z1
+	VPORD        Z1, Z0, Z0
+	VPMOVDB      Z0, 8(AX)
+	ADDQ         $0x18, AX
+	SUBQ         $-128, CX
+	DECQ         BX
+	JMP          loop61
+
+stop62:
+	SUBQ BX, DX
+	MOVQ DX, ret+24(FP)
+	VZEROUPPER
+	RET
+
+DATA bits41f80000<>+0(SB)/4, $0x41f80000
+DATA bits41f80000<>+4(SB)/4, $0x41f80000
+DATA bits41f80000<>+8(SB)/4, $0x41f80000
+DATA bits41f80000<>+12(SB)/4, $0x41f80000
+DATA bits41f80000<>+16(SB)/4, $0x41f80000
+DATA bits41f80000<>+20(SB)/4, $0x41f80000
+DATA bits41f80000<>+24(SB)/4, $0x41f80000
+DATA bits41f80000<>+28(SB)/4, $0x41f80000
+DATA bits41f80000<>+32(SB)/4, $0x41f80000
+DATA bits41f80000<>+36(SB)/4, $0x41f80000
+DATA bits41f80000<>+40(SB)/4, $0x41f80000
+DATA bits41f80000<>+44(SB)/4, $0x41f80000
+DATA bits41f80000<>+48(SB)/4, $0x41f80000
+DATA bits41f80000<>+52(SB)/4, $0x41f80000
+DATA bits41f80000<>+56(SB)/4, $0x41f80000
+DATA bits41f80000<>+60(SB)/4, $0x41f80000
+GLOBL bits41f80000<>(SB), RODATA|NOPTR, $64
+
+// func EncodeQ8_0AVX512(dst *byte, src *float32, blocks int) int
+// Requires: AVX, AVX2, AVX512DQ, AVX512F, F16C
+TEXT ·EncodeQ8_0AVX512(SB), NOSPLIT, $0-32
+	MOVQ    dst+0(FP), AX
+	MOVQ    src+8(FP), CX
+	MOVQ    blocks+16(FP), DX
+	MOVQ    DX, BX
+	VMOVUPS bits7fffffff<>+0(SB), Z31
+	VMOVUPS bits80000000<>+0(SB), Z30
+	VMOVUPS bits3effffff<>+0(SB), Z29
+
+loop65:
+	TESTQ         BX, BX
+	JZ            stop66
+	VMOVUPS       (CX), Z0
+	VANDPS        Z31, Z0, Z8
+	VMOVUPS       64(CX), Z1
+	VANDPS        Z31, Z1, Z9
+	VPMAXUD       Z9, Z8, Z8
+	VEXTRACTF64X4 $0x01, Z8, Y9
+	VPMAXUD       Y9, Y8, Y8
+	VEXTRACTF128  $0x01, Y8, X9
+	VPMAXUD       X9, X8, X8
+	VPSHUFD       $0x4e, X8, X9
+	VPMAXUD       X9, X8, X8
+	VPSHUFD       $0xb1, X8, X9
+	VPMAXUD       X9, X8, X8
+	VMOVD         X8, SI
+	CMPL          SI, $0x7f800000
+	JAE           stop66
+	TESTL         SI, SI
+	JZ            zero67
+	CMPL          SI, $0x0d800000
+	JB            stop66
+	CMPL          SI, $0x7f800000
+	JAE           stop66
+	VDIVSS        bits42fe0000<>+0(SB), X8, X10
+	VMOVSS        bits3f800000<>+0(SB), X11
+	VDIVSS        X10, X11, X11
+	JMP           scaled68
+
+zero67:
+	VXORPS X11, X11, X11
+	VXORPS X10, X10, X10
+
+scaled68:
+	VCVTPS2PH    $0x00, X10, X10
+	VMOVD        X10, SI
+	MOVW         SI, (AX)
+	VBROADCASTSS X11, Z11
+	VMULPS       Z11, Z0, Z0
+	VANDPS       Z30, Z0, Z9
+	VORPS        Z29, Z9, Z9
+	VADDPS       Z9, Z0, Z0
+	VCVTTPS2DQ   Z0, Z0
+	VMULPS       Z11, Z1, Z1
+	VANDPS       Z30, Z1, Z9
+	VORPS        Z29, Z9, Z9
+	VADDPS       Z9, Z1, Z1
+	VCVTTPS2DQ   Z1, Z1
+	VPMOVDB      Z0, 2(AX)
+	VPMOVDB      Z1, 18(AX)
+	ADDQ         $0x22, AX
+	SUBQ         $-128, CX
+	DECQ         BX
+	JMP          loop65
+
+stop66:
+	SUBQ BX, DX
+	MOVQ DX, ret+24(FP)
+	VZEROUPPER
+	RET
+
+DATA bits3effffff<>+0(SB)/4, $0x3effffff
+DATA bits3effffff<>+4(SB)/4, $0x3effffff
+DATA bits3effffff<>+8(SB)/4, $0x3effffff
+DATA bits3effffff<>+12(SB)/4, $0x3effffff
+DATA bits3effffff<>+16(SB)/4, $0x3effffff
+DATA bits3effffff<>+20(SB)/4, $0x3effffff
+DATA bits3effffff<>+24(SB)/4, $0x3effffff
+DATA bits3effffff<>+28(SB)/4, $0x3effffff
+DATA bits3effffff<>+32(SB)/4, $0x3effffff
+DATA bits3effffff<>+36(SB)/4, $0x3effffff
+DATA bits3effffff<>+40(SB)/4, $0x3effffff
+DATA bits3effffff<>+44(SB)/4, $0x3effffff
+DATA bits3effffff<>+48(SB)/4, $0x3effffff
+DATA bits3effffff<>+52(SB)/4, $0x3effffff
+DATA bits3effffff<>+56(SB)/4, $0x3effffff
+DATA bits3effffff<>+60(SB)/4, $0x3effffff
+GLOBL bits3effffff<>(SB), RODATA|NOPTR, $64
+
+DATA bits42fe0000<>+0(SB)/4, $0x42fe0000
+DATA bits42fe0000<>+4(SB)/4, $0x42fe0000
+DATA bits42fe0000<>+8(SB)/4, $0x42fe0000
+DATA bits42fe0000<>+12(SB)/4, $0x42fe0000
+DATA bits42fe0000<>+16(SB)/4, $0x42fe0000
+DATA bits42fe0000<>+20(SB)/4, $0x42fe0000
+DATA bits42fe0000<>+24(SB)/4, $0x42fe0000
+DATA bits42fe0000<>+28(SB)/4, $0x42fe0000
+DATA bits42fe0000<>+32(SB)/4, $0x42fe0000
+DATA bits42fe0000<>+36(SB)/4, $0x42fe0000
+DATA bits42fe0000<>+40(SB)/4, $0x42fe0000
+DATA bits42fe0000<>+44(SB)/4, $0x42fe0000
+DATA bits42fe0000<>+48(SB)/4, $0x42fe0000
+DATA bits42fe0000<>+52(SB)/4, $0x42fe0000
+DATA bits42fe0000<>+56(SB)/4, $0x42fe0000
+DATA bits42fe0000<>+60(SB)/4, $0x42fe0000
+GLOBL bits42fe0000<>(SB), RODATA|NOPTR, $64
+
 // func TransposeAVX2(dst *float32, src *float32, n int)
 // Requires: AVX
 TEXT ·TransposeAVX2(SB), NOSPLIT, $0-24
@@ -3998,6 +4835,756 @@ loop40:
 	JB      loop40
 	VZEROUPPER
 	RET
+
+// func EncodeHalvesAVX2(dst *byte, src *float32, n int) int
+// Requires: AVX, F16C
+TEXT ·EncodeHalvesAVX2(SB), NOSPLIT, $0-32
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ n+16(FP), DX
+	MOVQ DX, BX
+
+loop41:
+	CMPQ      BX, $0x08
+	JB        stop42
+	VMOVUPS   (CX), Y0
+	VCMPPS    $0x03, Y0, Y0, Y1
+	VMOVMSKPS Y1, SI
+	TESTL     SI, SI
+	JNZ       stop42
+	VCVTPS2PH $0x00, Y0, (AX)
+	ADDQ      $0x20, CX
+	ADDQ      $0x10, AX
+	SUBQ      $0x08, BX
+	JMP       loop41
+
+stop42:
+	SUBQ BX, DX
+	MOVQ DX, ret+24(FP)
+	VZEROUPPER
+	RET
+
+// func DecodeHalvesAVX2(dst *float32, src *byte, n int) int
+// Requires: AVX, F16C
+TEXT ·DecodeHalvesAVX2(SB), NOSPLIT, $0-32
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ n+16(FP), DX
+	MOVQ DX, BX
+
+loop43:
+	CMPQ      BX, $0x08
+	JB        stop44
+	VCVTPH2PS (CX), Y0
+	VMOVUPS   Y0, (AX)
+	ADDQ      $0x10, CX
+	ADDQ      $0x20, AX
+	SUBQ      $0x08, BX
+	JMP       loop43
+
+stop44:
+	SUBQ BX, DX
+	MOVQ DX, ret+24(FP)
+	VZEROUPPER
+	RET
+
+// func EncodeBrainsAVX2(dst *byte, src *float32, n int) int
+// Requires: AVX, AVX2
+TEXT ·EncodeBrainsAVX2(SB), NOSPLIT, $0-32
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ n+16(FP), DX
+	MOVQ DX, BX
+
+loop45:
+	CMPQ      BX, $0x08
+	JB        stop46
+	VMOVUPS   (CX), Y0
+	VCMPPS    $0x03, Y0, Y0, Y1
+	VMOVMSKPS Y1, SI
+	TESTL     SI, SI
+	JNZ       stop46
+	VPSRLD    $0x10, Y0, Y1
+	VANDPS    bits00000001<>+0(SB), Y1, Y1
+	VPADDD    Y1, Y0, Y0
+	VPADDD    bits00007fff<>+0(SB), Y0, Y0
+	VPSRLD    $0x10, Y0, Y0
+	VPACKUSDW Y0, Y0, Y0
+	VPERMQ    $0xd8, Y0, Y0
+	VMOVDQU   X0, (AX)
+	ADDQ      $0x20, CX
+	ADDQ      $0x10, AX
+	SUBQ      $0x08, BX
+	JMP       loop45
+
+stop46:
+	SUBQ BX, DX
+	MOVQ DX, ret+24(FP)
+	VZEROUPPER
+	RET
+
+// func DecodeBrainsAVX2(dst *float32, src *byte, n int) int
+// Requires: AVX, AVX2
+TEXT ·DecodeBrainsAVX2(SB), NOSPLIT, $0-32
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ n+16(FP), DX
+	MOVQ DX, BX
+
+loop47:
+	CMPQ      BX, $0x08
+	JB        stop48
+	VPMOVZXWD (CX), Y0
+	VPSLLD    $0x10, Y0, Y0
+	VMOVUPS   Y0, (AX)
+	ADDQ      $0x10, CX
+	ADDQ      $0x20, AX
+	SUBQ      $0x08, BX
+	JMP       loop47
+
+stop48:
+	SUBQ BX, DX
+	MOVQ DX, ret+24(FP)
+	VZEROUPPER
+	RET
+
+// func EncodeQ4_0AVX2(dst *byte, src *float32, blocks int) int
+// Requires: AVX, AVX2, BMI, F16C
+TEXT ·EncodeQ4_0AVX2(SB), NOSPLIT, $0-32
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ blocks+16(FP), DX
+	MOVQ DX, BX
+
+loop49:
+	TESTQ        BX, BX
+	JZ           stop50
+	VMOVUPS      (CX), Y0
+	VANDPS       bits7fffffff<>+0(SB), Y0, Y8
+	VMOVUPS      32(CX), Y1
+	VANDPS       bits7fffffff<>+0(SB), Y1, Y9
+	VPMAXUD      Y9, Y8, Y8
+	VMOVUPS      64(CX), Y2
+	VANDPS       bits7fffffff<>+0(SB), Y2, Y9
+	VPMAXUD      Y9, Y8, Y8
+	VMOVUPS      96(CX), Y3
+	VANDPS       bits7fffffff<>+0(SB), Y3, Y9
+	VPMAXUD      Y9, Y8, Y8
+	VEXTRACTF128 $0x01, Y8, X9
+	VPMAXUD      X9, X8, X8
+	VPSHUFD      $0x4e, X8, X9
+	VPMAXUD      X9, X8, X8
+	VPSHUFD      $0xb1, X8, X9
+	VPMAXUD      X9, X8, X8
+	VMOVD        X8, SI
+	CMPL         SI, $0x7f800000
+	JAE          stop50
+	TESTL        SI, SI
+	JZ           zero51
+	CMPL         SI, $0x0d800000
+	JB           stop50
+	CMPL         SI, $0x7f800000
+	JAE          stop50
+	VPBROADCASTD X8, Y14
+	VANDPS       bits7fffffff<>+0(SB), Y0, Y9
+	VPCMPEQD     Y14, Y9, Y9
+	VMOVMSKPS    Y9, DI
+	MOVL         DI, SI
+	VANDPS       bits7fffffff<>+0(SB), Y1, Y9
+	VPCMPEQD     Y14, Y9, Y9
+	VMOVMSKPS    Y9, DI
+	SHLL         $0x08, DI
+	ORL          DI, SI
+	VANDPS       bits7fffffff<>+0(SB), Y2, Y9
+	VPCMPEQD     Y14, Y9, Y9
+	VMOVMSKPS    Y9, DI
+	SHLL         $0x10, DI
+	ORL          DI, SI
+	VANDPS       bits7fffffff<>+0(SB), Y3, Y9
+	VPCMPEQD     Y14, Y9, Y9
+	VMOVMSKPS    Y9, DI
+	SHLL         $0x18, DI
+	ORL          DI, SI
+	TZCNTL       SI, SI
+	VMOVSS       (CX)(SI*4), X10
+	VMULSS       bitsbe000000<>+0(SB), X10, X10
+	VMOVSS       bits3f800000<>+0(SB), X11
+	VDIVSS       X10, X11, X11
+	JMP          scaled52
+
+zero51:
+	VXORPS X11, X11, X11
+	VMOVSS bits80000000<>+0(SB), X10
+
+scaled52:
+	VCVTPS2PH    $0x00, X10, X10
+	VMOVD        X10, SI
+	MOVW         SI, (AX)
+	VBROADCASTSS X11, Y11
+	VMULPS       Y11, Y0, Y0
+	VADDPS       bits41080000<>+0(SB), Y0, Y0
+	VCVTTPS2DQ   Y0, Y0
+	VPMINSD      bits0000000f<>+0(SB), Y0, Y0
+	VMULPS       Y11, Y1, Y1
+	VADDPS       bits41080000<>+0(SB), Y1, Y1
+	VCVTTPS2DQ   Y1, Y1
+	VPMINSD      bits0000000f<>+0(SB), Y1, Y1
+	VMULPS       Y11, Y2, Y2
+	VADDPS       bits41080000<>+0(SB), Y2, Y2
+	VCVTTPS2DQ   Y2, Y2
+	VPMINSD      bits0000000f<>+0(SB), Y2, Y2
+	VMULPS       Y11, Y3, Y3
+	VADDPS       bits41080000<>+0(SB), Y3, Y3
+	VCVTTPS2DQ   Y3, Y3
+	VPMINSD      bits0000000f<>+0(SB), Y3, Y3
+	VPSLLD       $0x04, Y2, Y2
+	VPOR         Y2, Y0, Y0
+	VPAND        bits000000ff<>+0(SB), Y0, Y0
+	VPSLLD       $0x04, Y3, Y3
+	VPOR         Y3, Y1, Y1
+	VPAND        bits000000ff<>+0(SB), Y1, Y1
+	VPACKSSDW    Y1, Y0, Y0
+	VPERMQ       $0xd8, Y0, Y0
+	VEXTRACTI128 $0x01, Y0, X1
+	VPACKUSWB    X1, X0, X0
+	VMOVDQU      X0, 2(AX)
+	ADDQ         $0x12, AX
+	SUBQ         $-128, CX
+	DECQ         BX
+	JMP          loop49
+
+stop50:
+	SUBQ BX, DX
+	MOVQ DX, ret+24(FP)
+	VZEROUPPER
+	RET
+
+DATA bits000000ff<>+0(SB)/4, $0x000000ff
+DATA bits000000ff<>+4(SB)/4, $0x000000ff
+DATA bits000000ff<>+8(SB)/4, $0x000000ff
+DATA bits000000ff<>+12(SB)/4, $0x000000ff
+DATA bits000000ff<>+16(SB)/4, $0x000000ff
+DATA bits000000ff<>+20(SB)/4, $0x000000ff
+DATA bits000000ff<>+24(SB)/4, $0x000000ff
+DATA bits000000ff<>+28(SB)/4, $0x000000ff
+DATA bits000000ff<>+32(SB)/4, $0x000000ff
+DATA bits000000ff<>+36(SB)/4, $0x000000ff
+DATA bits000000ff<>+40(SB)/4, $0x000000ff
+DATA bits000000ff<>+44(SB)/4, $0x000000ff
+DATA bits000000ff<>+48(SB)/4, $0x000000ff
+DATA bits000000ff<>+52(SB)/4, $0x000000ff
+DATA bits000000ff<>+56(SB)/4, $0x000000ff
+DATA bits000000ff<>+60(SB)/4, $0x000000ff
+GLOBL bits000000ff<>(SB), RODATA|NOPTR, $64
+
+// func EncodeQ4_1AVX2(dst *byte, src *float32, blocks int) int
+// Requires: AVX, AVX2, BMI, F16C
+TEXT ·EncodeQ4_1AVX2(SB), NOSPLIT, $0-32
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ blocks+16(FP), DX
+	MOVQ DX, BX
+
+loop53:
+	TESTQ        BX, BX
+	JZ           stop54
+	VMOVUPS      (CX), Y0
+	VANDPS       bits7fffffff<>+0(SB), Y0, Y8
+	VMOVUPS      32(CX), Y1
+	VANDPS       bits7fffffff<>+0(SB), Y1, Y9
+	VPMAXUD      Y9, Y8, Y8
+	VMOVUPS      64(CX), Y2
+	VANDPS       bits7fffffff<>+0(SB), Y2, Y9
+	VPMAXUD      Y9, Y8, Y8
+	VMOVUPS      96(CX), Y3
+	VANDPS       bits7fffffff<>+0(SB), Y3, Y9
+	VPMAXUD      Y9, Y8, Y8
+	VEXTRACTF128 $0x01, Y8, X9
+	VPMAXUD      X9, X8, X8
+	VPSHUFD      $0x4e, X8, X9
+	VPMAXUD      X9, X8, X8
+	VPSHUFD      $0xb1, X8, X9
+	VPMAXUD      X9, X8, X8
+	VMOVD        X8, SI
+	CMPL         SI, $0x7f800000
+	JAE          stop54
+	VMOVAPS      Y0, Y12
+	VMOVAPS      Y0, Y13
+	VMINPS       Y1, Y12, Y12
+	VMAXPS       Y1, Y13, Y13
+	VMINPS       Y2, Y12, Y12
+	VMAXPS       Y2, Y13, Y13
+	VMINPS       Y3, Y12, Y12
+	VMAXPS       Y3, Y13, Y13
+	VEXTRACTF128 $0x01, Y12, X9
+	VMINPS       X9, X12, X12
+	VPSHUFD      $0x4e, X12, X9
+	VMINPS       X9, X12, X12
+	VPSHUFD      $0xb1, X12, X9
+	VMINPS       X9, X12, X12
+	VEXTRACTF128 $0x01, Y13, X9
+	VMAXPS       X9, X13, X13
+	VPSHUFD      $0x4e, X13, X9
+	VMAXPS       X9, X13, X13
+	VPSHUFD      $0xb1, X13, X9
+	VMAXPS       X9, X13, X13
+	VBROADCASTSS X12, Y14
+	VCMPPS       $0x00, Y14, Y0, Y9
+	VMOVMSKPS    Y9, DI
+	MOVL         DI, SI
+	VCMPPS       $0x00, Y14, Y1, Y9
+	VMOVMSKPS    Y9, DI
+	SHLL         $0x08, DI
+	ORL          DI, SI
+	VCMPPS       $0x00, Y14, Y2, Y9
+	VMOVMSKPS    Y9, DI
+	SHLL         $0x10, DI
+	ORL          DI, SI
+	VCMPPS       $0x00, Y14, Y3, Y9
+	VMOVMSKPS    Y9, DI
+	SHLL         $0x18, DI
+	ORL          DI, SI
+	TZCNTL       SI, SI
+	VMOVSS       (CX)(SI*4), X12
+	VSUBSS       X12, X13, X10
+	VMOVD        X10, SI
+	TESTL        SI, SI
+	JZ           zero55
+	CMPL         SI, $0x0d800000
+	JB           stop54
+	CMPL         SI, $0x7f800000
+	JAE          stop54
+	VDIVSS       bits41700000<>+0(SB), X10, X10
+	VMOVSS       bits3f800000<>+0(SB), X11
+	VDIVSS       X10, X11, X11
+	JMP          scaled56
+
+zero55:
+	VXORPS X11, X11, X11
+	VXORPS X10, X10, X10
+
+scaled56:
+	VCVTPS2PH    $0x00, X10, X10
+	VMOVD        X10, SI
+	MOVW         SI, (AX)
+	VCVTPS2PH    $0x00, X12, X10
+	VMOVD        X10, SI
+	MOVW         SI, 2(AX)
+	VBROADCASTSS X12, Y12
+	VBROADCASTSS X11, Y11
+	VSUBPS       Y12, Y0, Y0
+	VMULPS       Y11, Y0, Y0
+	VADDPS       bits3f000000<>+0(SB), Y0, Y0
+	VCVTTPS2DQ   Y0, Y0
+	VSUBPS       Y12, Y1, Y1
+	VMULPS       Y11, Y1, Y1
+	VADDPS       bits3f000000<>+0(SB), Y1, Y1
+	VCVTTPS2DQ   Y1, Y1
+	VSUBPS       Y12, Y2, Y2
+	VMULPS       Y11, Y2, Y2
+	VADDPS       bits3f000000<>+0(SB), Y2, Y2
+	VCVTTPS2DQ   Y2, Y2
+	VSUBPS       Y12, Y3, Y3
+	VMULPS       Y11, Y3, Y3
+	VADDPS       bits3f000000<>+0(SB), Y3, Y3
+	VCVTTPS2DQ   Y3, Y3
+	VPSLLD       $0x04, Y2, Y2
+	VPOR         Y2, Y0, Y0
+	VPAND        bits000000ff<>+0(SB), Y0, Y0
+	VPSLLD       $0x04, Y3, Y3
+	VPOR         Y3, Y1, Y1
+	VPAND        bits000000ff<>+0(SB), Y1, Y1
+	VPACKSSDW    Y1, Y0, Y0
+	VPERMQ       $0xd8, Y0, Y0
+	VEXTRACTI128 $0x01, Y0, X1
+	VPACKUSWB    X1, X0, X0
+	VMOVDQU      X0, 4(AX)
+	ADDQ         $0x14, AX
+	SUBQ         $-128, CX
+	DECQ         BX
+	JMP          loop53
+
+stop54:
+	SUBQ BX, DX
+	MOVQ DX, ret+24(FP)
+	VZEROUPPER
+	RET
+
+// func EncodeQ5_0AVX2(dst *byte, src *float32, blocks int) int
+// Requires: AVX, AVX2, BMI, F16C
+TEXT ·EncodeQ5_0AVX2(SB), NOSPLIT, $0-32
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ blocks+16(FP), DX
+	MOVQ DX, BX
+
+loop57:
+	TESTQ        BX, BX
+	JZ           stop58
+	VMOVUPS      (CX), Y0
+	VANDPS       bits7fffffff<>+0(SB), Y0, Y8
+	VMOVUPS      32(CX), Y1
+	VANDPS       bits7fffffff<>+0(SB), Y1, Y9
+	VPMAXUD      Y9, Y8, Y8
+	VMOVUPS      64(CX), Y2
+	VANDPS       bits7fffffff<>+0(SB), Y2, Y9
+	VPMAXUD      Y9, Y8, Y8
+	VMOVUPS      96(CX), Y3
+	VANDPS       bits7fffffff<>+0(SB), Y3, Y9
+	VPMAXUD      Y9, Y8, Y8
+	VEXTRACTF128 $0x01, Y8, X9
+	VPMAXUD      X9, X8, X8
+	VPSHUFD      $0x4e, X8, X9
+	VPMAXUD      X9, X8, X8
+	VPSHUFD      $0xb1, X8, X9
+	VPMAXUD      X9, X8, X8
+	VMOVD        X8, SI
+	CMPL         SI, $0x7f800000
+	JAE          stop58
+	TESTL        SI, SI
+	JZ           zero59
+	CMPL         SI, $0x0d800000
+	JB           stop58
+	CMPL         SI, $0x7f800000
+	JAE          stop58
+	VPBROADCASTD X8, Y14
+	VANDPS       bits7fffffff<>+0(SB), Y0, Y9
+	VPCMPEQD     Y14, Y9, Y9
+	VMOVMSKPS    Y9, DI
+	MOVL         DI, SI
+	VANDPS       bits7fffffff<>+0(SB), Y1, Y9
+	VPCMPEQD     Y14, Y9, Y9
+	VMOVMSKPS    Y9, DI
+	SHLL         $0x08, DI
+	ORL          DI, SI
+	VANDPS       bits7fffffff<>+0(SB), Y2, Y9
+	VPCMPEQD     Y14, Y9, Y9
+	VMOVMSKPS    Y9, DI
+	SHLL         $0x10, DI
+	ORL          DI, SI
+	VANDPS       bits7fffffff<>+0(SB), Y3, Y9
+	VPCMPEQD     Y14, Y9, Y9
+	VMOVMSKPS    Y9, DI
+	SHLL         $0x18, DI
+	ORL          DI, SI
+	TZCNTL       SI, SI
+	VMOVSS       (CX)(SI*4), X10
+	VMULSS       bitsbd800000<>+0(SB), X10, X10
+	VMOVSS       bits3f800000<>+0(SB), X11
+	VDIVSS       X10, X11, X11
+	JMP          scaled60
+
+zero59:
+	VXORPS X11, X11, X11
+	VMOVSS bits80000000<>+0(SB), X10
+
+scaled60:
+	VCVTPS2PH    $0x00, X10, X10
+	VMOVD        X10, SI
+	MOVW         SI, (AX)
+	VBROADCASTSS X11, Y11
+	VMULPS       Y11, Y0, Y0
+	VADDPS       bits41840000<>+0(SB), Y0, Y0
+	VCVTTPS2DQ   Y0, Y0
+	VPMINSD      bits0000001f<>+0(SB), Y0, Y0
+	VMULPS       Y11, Y1, Y1
+	VADDPS       bits41840000<>+0(SB), Y1, Y1
+	VCVTTPS2DQ   Y1, Y1
+	VPMINSD      bits0000001f<>+0(SB), Y1, Y1
+	VMULPS       Y11, Y2, Y2
+	VADDPS       bits41840000<>+0(SB), Y2, Y2
+	VCVTTPS2DQ   Y2, Y2
+	VPMINSD      bits0000001f<>+0(SB), Y2, Y2
+	VMULPS       Y11, Y3, Y3
+	VADDPS       bits41840000<>+0(SB), Y3, Y3
+	VCVTTPS2DQ   Y3, Y3
+	VPMINSD      bits0000001f<>+0(SB), Y3, Y3
+	VPSLLD       $0x1b, Y0, Y9
+	VMOVMSKPS    Y9, SI
+	VPSLLD       $0x1b, Y1, Y9
+	VMOVMSKPS    Y9, DI
+	SHLL         $0x08, DI
+	ORL          DI, SI
+	VPSLLD       $0x1b, Y2, Y9
+	VMOVMSKPS    Y9, DI
+	SHLL         $0x10, DI
+	ORL          DI, SI
+	VPSLLD       $0x1b, Y3, Y9
+	VMOVMSKPS    Y9, DI
+	SHLL         $0x18, DI
+	ORL          DI, SI
+	MOVL         SI, 2(AX)
+	VPAND        bits0000000f<>+0(SB), Y0, Y0
+	VPSLLD       $0x04, Y2, Y2
+	VPOR         Y2, Y0, Y0
+	VPAND        bits000000ff<>+0(SB), Y0, Y0
+	VPAND        bits0000000f<>+0(SB), Y1, Y1
+	VPSLLD       $0x04, Y3, Y3
+	VPOR         Y3, Y1, Y1
+	VPAND        bits000000ff<>+0(SB), Y1, Y1
+	VPACKSSDW    Y1, Y0, Y0
+	VPERMQ       $0xd8, Y0, Y0
+	VEXTRACTI128 $0x01, Y0, X1
+	VPACKUSWB    X1, X0, X0
+	VMOVDQU      X0, 6(AX)
+	ADDQ         $0x16, AX
+	SUBQ         $-128, CX
+	DECQ         BX
+	JMP          loop57
+
+stop58:
+	SUBQ BX, DX
+	MOVQ DX, ret+24(FP)
+	VZEROUPPER
+	RET
+
+// func EncodeQ5_1AVX2(dst *byte, src *float32, blocks int) int
+// Requires: AVX, AVX2, BMI, F16C
+TEXT ·EncodeQ5_1AVX2(SB), NOSPLIT, $0-32
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ blocks+16(FP), DX
+	MOVQ DX, BX
+
+loop61:
+	TESTQ        BX, BX
+	JZ           stop62
+	VMOVUPS      (CX), Y0
+	VANDPS       bits7fffffff<>+0(SB), Y0, Y8
+	VMOVUPS      32(CX), Y1
+	VANDPS       bits7fffffff<>+0(SB), Y1, Y9
+	VPMAXUD      Y9, Y8, Y8
+	VMOVUPS      64(CX), Y2
+	VANDPS       bits7fffffff<>+0(SB), Y2, Y9
+	VPMAXUD      Y9, Y8, Y8
+	VMOVUPS      96(CX), Y3
+	VANDPS       bits7fffffff<>+0(SB), Y3, Y9
+	VPMAXUD      Y9, Y8, Y8
+	VEXTRACTF128 $0x01, Y8, X9
+	VPMAXUD      X9, X8, X8
+	VPSHUFD      $0x4e, X8, X9
+	VPMAXUD      X9, X8, X8
+	VPSHUFD      $0xb1, X8, X9
+	VPMAXUD      X9, X8, X8
+	VMOVD        X8, SI
+	CMPL         SI, $0x7f800000
+	JAE          stop62
+	VMOVAPS      Y0, Y12
+	VMOVAPS      Y0, Y13
+	VMINPS       Y1, Y12, Y12
+	VMAXPS       Y1, Y13, Y13
+	VMINPS       Y2, Y12, Y12
+	VMAXPS       Y2, Y13, Y13
+	VMINPS       Y3, Y12, Y12
+	VMAXPS       Y3, Y13, Y13
+	VEXTRACTF128 $0x01, Y12, X9
+	VMINPS       X9, X12, X12
+	VPSHUFD      $0x4e, X12, X9
+	VMINPS       X9, X12, X12
+	VPSHUFD      $0xb1, X12, X9
+	VMINPS       X9, X12, X12
+	VEXTRACTF128 $0x01, Y13, X9
+	VMAXPS       X9, X13, X13
+	VPSHUFD      $0x4e, X13, X9
+	VMAXPS       X9, X13, X13
+	VPSHUFD      $0xb1, X13, X9
+	VMAXPS       X9, X13, X13
+	VBROADCASTSS X12, Y14
+	VCMPPS       $0x00, Y14, Y0, Y9
+	VMOVMSKPS    Y9, DI
+	MOVL         DI, SI
+	VCMPPS       $0x00, Y14, Y1, Y9
+	VMOVMSKPS    Y9, DI
+	SHLL         $0x08, DI
+	ORL          DI, SI
+	VCMPPS       $0x00, Y14, Y2, Y9
+	VMOVMSKPS    Y9, DI
+	SHLL         $0x10, DI
+	ORL          DI, SI
+	VCMPPS       $0x00, Y14, Y3, Y9
+	VMOVMSKPS    Y9, DI
+	SHLL         $0x18, DI
+	ORL          DI, SI
+	TZCNTL       SI, SI
+	VMOVSS       (CX)(SI*4), X12
+	VSUBSS       X12, X13, X10
+	VMOVD        X10, SI
+	TESTL        SI, SI
+	JZ           zero63
+	CMPL         SI, $0x0d800000
+	JB           stop62
+	CMPL         SI, $0x7f800000
+	JAE          stop62
+	VDIVSS       bits41f80000<>+0(SB), X10, X10
+	VMOVSS       bits3f800000<>+0(SB), X11
+	VDIVSS       X10, X11, X11
+	JMP          scaled64
+
+zero63:
+	VXORPS X11, X11, X11
+	VXORPS X10, X10, X10
+
+scaled64:
+	VCVTPS2PH    $0x00, X10, X10
+	VMOVD        X10, SI
+	MOVW         SI, (AX)
+	VCVTPS2PH    $0x00, X12, X10
+	VMOVD        X10, SI
+	MOVW         SI, 2(AX)
+	VBROADCASTSS X12, Y12
+	VBROADCASTSS X11, Y11
+	VSUBPS       Y12, Y0, Y0
+	VMULPS       Y11, Y0, Y0
+	VADDPS       bits3f000000<>+0(SB), Y0, Y0
+	VCVTTPS2DQ   Y0, Y0
+	VSUBPS       Y12, Y1, Y1
+	VMULPS       Y11, Y1, Y1
+	VADDPS       bits3f000000<>+0(SB), Y1, Y1
+	VCVTTPS2DQ   Y1, Y1
+	VSUBPS       Y12, Y2, Y2
+	VMULPS       Y11, Y2, Y2
+	VADDPS       bits3f000000<>+0(SB), Y2, Y2
+	VCVTTPS2DQ   Y2, Y2
+	VSUBPS       Y12, Y3, Y3
+	VMULPS       Y11, Y3, Y3
+	VADDPS       bits3f000000<>+0(SB), Y3, Y3
+	VCVTTPS2DQ   Y3, Y3
+	VPSLLD       $0x1b, Y0, Y9
+	VMOVMSKPS    Y9, SI
+	VPSLLD       $0x1b, Y1, Y9
+	VMOVMSKPS    Y9, DI
+	SHLL         $0x08, DI
+	ORL          DI, SI
+	VPSLLD       $0x1b, Y2, Y9
+	VMOVMSKPS    Y9, DI
+	SHLL         $0x10, DI
+	ORL          DI, SI
+	VPSLLD       $0x1b, Y3, Y9
+	VMOVMSKPS    Y9, DI
+	SHLL         $0x18, DI
+	ORL          DI, SI
+	MOVL         SI, 4(AX)
+	VPAND        bits0000000f<>+0(SB), Y0, Y0
+	VPSLLD       $0x04, Y2, Y2
+	VPOR         Y2, Y0, Y0
+	VPAND        bits000000ff<>+0(SB), Y0, Y0
+	VPAND        bits0000000f<>+0(SB), Y1, Y1
+	VPSLLD       $0x04, Y3, Y3
+	VPOR         Y3, Y1, Y1
+	VPAND        bits000000ff<>+0(SB), Y1, Y1
+	VPACKSSDW    Y1, Y0, Y0
+	VPERMQ       $0xd8, Y0, Y0
+	VEXTRACTI128 $0x01, Y0, X1
+	VPACKUSWB    X1, X0, X0
+	VMOVDQU      X0, 8(AX)
+	ADDQ         $0x18, AX
+	SUBQ         $-128, CX
+	DECQ         BX
+	JMP          loop61
+
+stop62:
+	SUBQ BX, DX
+	MOVQ DX, ret+24(FP)
+	VZEROUPPER
+	RET
+
+// func EncodeQ8_0AVX2(dst *byte, src *float32, blocks int) int
+// Requires: AVX, AVX2, F16C
+TEXT ·EncodeQ8_0AVX2(SB), NOSPLIT, $0-32
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ blocks+16(FP), DX
+	MOVQ DX, BX
+
+loop65:
+	TESTQ        BX, BX
+	JZ           stop66
+	VMOVUPS      (CX), Y0
+	VANDPS       bits7fffffff<>+0(SB), Y0, Y8
+	VMOVUPS      32(CX), Y1
+	VANDPS       bits7fffffff<>+0(SB), Y1, Y9
+	VPMAXUD      Y9, Y8, Y8
+	VMOVUPS      64(CX), Y2
+	VANDPS       bits7fffffff<>+0(SB), Y2, Y9
+	VPMAXUD      Y9, Y8, Y8
+	VMOVUPS      96(CX), Y3
+	VANDPS       bits7fffffff<>+0(SB), Y3, Y9
+	VPMAXUD      Y9, Y8, Y8
+	VEXTRACTF128 $0x01, Y8, X9
+	VPMAXUD      X9, X8, X8
+	VPSHUFD      $0x4e, X8, X9
+	VPMAXUD      X9, X8, X8
+	VPSHUFD      $0xb1, X8, X9
+	VPMAXUD      X9, X8, X8
+	VMOVD        X8, SI
+	CMPL         SI, $0x7f800000
+	JAE          stop66
+	TESTL        SI, SI
+	JZ           zero67
+	CMPL         SI, $0x0d800000
+	JB           stop66
+	CMPL         SI, $0x7f800000
+	JAE          stop66
+	VDIVSS       bits42fe0000<>+0(SB), X8, X10
+	VMOVSS       bits3f800000<>+0(SB), X11
+	VDIVSS       X10, X11, X11
+	JMP          scaled68
+
+zero67:
+	VXORPS X11, X11, X11
+	VXORPS X10, X10, X10
+
+scaled68:
+	VCVTPS2PH    $0x00, X10, X10
+	VMOVD        X10, SI
+	MOVW         SI, (AX)
+	VBROADCASTSS X11, Y11
+	VMULPS       Y11, Y0, Y0
+	VANDPS       bits80000000<>+0(SB), Y0, Y9
+	VORPS        bits3effffff<>+0(SB), Y9, Y9
+	VADDPS       Y9, Y0, Y0
+	VCVTTPS2DQ   Y0, Y0
+	VMULPS       Y11, Y1, Y1
+	VANDPS       bits80000000<>+0(SB), Y1, Y9
+	VORPS        bits3effffff<>+0(SB), Y9, Y9
+	VADDPS       Y9, Y1, Y1
+	VCVTTPS2DQ   Y1, Y1
+	VMULPS       Y11, Y2, Y2
+	VANDPS       bits80000000<>+0(SB), Y2, Y9
+	VORPS        bits3effffff<>+0(SB), Y9, Y9
+	VADDPS       Y9, Y2, Y2
+	VCVTTPS2DQ   Y2, Y2
+	VMULPS       Y11, Y3, Y3
+	VANDPS       bits80000000<>+0(SB), Y3, Y9
+	VORPS        bits3effffff<>+0(SB), Y9, Y9
+	VADDPS       Y9, Y3, Y3
+	VCVTTPS2DQ   Y3, Y3
+	VPACKSSDW    Y1, Y0, Y0
+	VPACKSSDW    Y3, Y2, Y2
+	VPACKSSWB    Y2, Y0, Y0
+	VMOVDQU      interleave<>+0(SB), Y1
+	VPERMD       Y0, Y1, Y0
+	VMOVDQU      Y0, 2(AX)
+	ADDQ         $0x22, AX
+	SUBQ         $-128, CX
+	DECQ         BX
+	JMP          loop65
+
+stop66:
+	SUBQ BX, DX
+	MOVQ DX, ret+24(FP)
+	VZEROUPPER
+	RET
+
+DATA interleave<>+0(SB)/4, $0x00000000
+DATA interleave<>+4(SB)/4, $0x00000004
+DATA interleave<>+8(SB)/4, $0x00000001
+DATA interleave<>+12(SB)/4, $0x00000005
+DATA interleave<>+16(SB)/4, $0x00000002
+DATA interleave<>+20(SB)/4, $0x00000006
+DATA interleave<>+24(SB)/4, $0x00000003
+DATA interleave<>+28(SB)/4, $0x00000007
+GLOBL interleave<>(SB), RODATA|NOPTR, $32
 
 // func SumSquares(sums *[8]float32, runs *[8]*float32, n int)
 // Requires: AVX

@@ -49,6 +49,17 @@ type Kernels struct {
 	// Weigh sets w to importance * sqrt(energy + x*x) for n weights, a
 	// multiple of 16.
 	Weigh func(w, importance, x *float32, energy float32, n int)
+
+	// EncodeQ* encode blocks of 32 weights without importance, and return how
+	// many they have done: they stop before a block with a value that is not
+	// finite, or with a scale too small to invert.
+	EncodeQ4_0, EncodeQ4_1, EncodeQ5_0, EncodeQ5_1, EncodeQ8_0 func(dst *byte, src *float32, blocks int) int
+
+	// EncodeHalves and EncodeBrains convert n numbers to binary16 and
+	// bfloat16, DecodeHalves and DecodeBrains back. They return how many they
+	// have done, a multiple of half of Lanes: encoders stop before NaNs.
+	EncodeHalves, EncodeBrains func(dst *byte, src *float32, n int) int
+	DecodeHalves, DecodeBrains func(dst *float32, src *byte, n int) int
 }
 
 // AVX512 needs the F, BW, DQ and VL extensions.
@@ -63,6 +74,15 @@ var AVX512 = Kernels{
 	DivideLevels:             DivideLevelsAVX512,
 	MultiplyLevels:           MultiplyLevelsAVX512,
 	Weigh:                    WeighAVX512,
+	EncodeQ4_0:               EncodeQ4_0AVX512,
+	EncodeQ4_1:               EncodeQ4_1AVX512,
+	EncodeQ5_0:               EncodeQ5_0AVX512,
+	EncodeQ5_1:               EncodeQ5_1AVX512,
+	EncodeQ8_0:               EncodeQ8_0AVX512,
+	EncodeHalves:             EncodeHalvesAVX512,
+	EncodeBrains:             EncodeBrainsAVX512,
+	DecodeHalves:             DecodeHalvesAVX512,
+	DecodeBrains:             DecodeBrainsAVX512,
 }
 
 // AVX2 needs AVX2 and F16C.
@@ -77,6 +97,15 @@ var AVX2 = Kernels{
 	DivideLevels:             DivideLevelsAVX2,
 	MultiplyLevels:           MultiplyLevelsAVX2,
 	Weigh:                    WeighAVX2,
+	EncodeQ4_0:               EncodeQ4_0AVX2,
+	EncodeQ4_1:               EncodeQ4_1AVX2,
+	EncodeQ5_0:               EncodeQ5_0AVX2,
+	EncodeQ5_1:               EncodeQ5_1AVX2,
+	EncodeQ8_0:               EncodeQ8_0AVX2,
+	EncodeHalves:             EncodeHalvesAVX2,
+	EncodeBrains:             EncodeBrainsAVX2,
+	DecodeHalves:             DecodeHalvesAVX2,
+	DecodeBrains:             DecodeBrainsAVX2,
 }
 
 // Limit bounds Worst: a lane below it has met no value that the kernels round

@@ -28,6 +28,12 @@ func main() {
 		g.levels("DivideLevels", true)
 		g.levels("MultiplyLevels", false)
 		g.weigh()
+		g.conversions()
+		g.encodeBlocks("EncodeQ4_0", 4, false)
+		g.encodeBlocks("EncodeQ4_1", 4, true)
+		g.encodeBlocks("EncodeQ5_0", 5, false)
+		g.encodeBlocks("EncodeQ5_1", 5, true)
+		g.encodeBlocks("EncodeQ8_0", 8, false)
 	}
 	sumSquares()
 	packs()

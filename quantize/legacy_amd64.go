@@ -1,0 +1,113 @@
+//go:build amd64 && !purego
+
+package quantize
+
+import (
+	"encoding/binary"
+
+	"github.com/modelpipe/modelpipe/quantize/internal/simd"
+)
+
+func init() {
+	for name, k := range map[string]*simd.Kernels{"avx512": &simd.AVX512, "avx2": &simd.AVX2} {
+		rows := [...]func(dst *byte, src *float32, blocks int) int{k.EncodeQ4_0, k.EncodeQ4_1, k.EncodeQ5_0, k.EncodeQ5_1}
+		for i := range legacyKinds {
+			kind := &legacyKinds[i]
+			e := &legacyEncoder{kind, k, encodeBlocks(rows[i], int(kind.typ.BlockBytes()), kind.encode)}
+			accelerate(name, Codec{Type: kind.typ, Encode: e.encode})
+		}
+	}
+}
+
+// legacyEncoder encodes Q4_0, Q4_1, Q5_0 or Q5_1: in row order without
+// importance, in lanes with it.
+type legacyEncoder struct {
+	*legacyKind
+	kernels *simd.Kernels
+	rows    func(dst []byte, src []float32, cols int, importance []float32)
+}
+
+func (e *legacyEncoder) encode(dst []byte, src []float32, cols int, importance []float32) {
+	if importance == nil {
+		e.rows(dst, src, cols, nil)
+		return
+	}
+	ws := workspaces.Get().(*workspace)
+	defer workspaces.Put(ws)
+	if e.minimum {
+		weightedSteps.prepare(&ws.minimum, int32(1)<<e.bits-1)
+	} else {
+		prepareScale(&ws.scale, int32(1)<<(e.bits-1))
+	}
+	size := int(e.typ.BlockBytes())
+	for len(src) > 0 {
+		// Eight rows share the sums of squares; their blocks are one run.
+		rows := min(len(ws.runs), len(src)/cols)
+		for i := range ws.runs {
+			ws.runs[i] = &src[min(i, rows-1)*cols]
+		}
+		simd.SumSquares(&ws.energies, &ws.runs, cols)
+		for i := range rows {
+			ws.energies[i] /= float32(cols)
+		}
+		run := src[:rows*cols]
+		for at := 0; at < len(run); at += len(ws.x) {
+			batch := run[at:min(len(run), at+len(ws.x))]
+			e.encodeBatch(ws, dst[:len(batch)/32*size], batch, at, cols, importance)
+			dst = dst[len(batch)/32*size:]
+		}
+		src = src[rows*cols:]
+	}
+}
+
+// encodeBatch encodes at most 64 blocks, the first of which is at the given
+// offset in the run of rows whose energies ws holds.
+func (e *legacyEncoder) encodeBatch(ws *workspace, dst []byte, x []float32, at, cols int, importance []float32) {
+	k, size := e.kernels, int(e.typ.BlockBytes())
+	for i := 0; i < len(x); {
+		col := (at + i) % cols
+		n := min(cols-col, len(x)-i)
+		k.Weigh(&ws.weights[i], &importance[col], &x[i], ws.energies[(at+i)/cols], n)
+		i += n
+	}
+	padded := x
+	if len(x) < len(ws.x) {
+		copy(ws.x[:], x)
+		clear(ws.x[len(x):])
+		padded = ws.x[:]
+	}
+	for first := 0; first < len(x)/32; first += k.Lanes {
+		k.Transpose(&ws.lanesX[0], &padded[32*first], 32)
+		k.Transpose(&ws.lanesW[0], &ws.weights[32*first], 32)
+		scales, inverses, froms, worsts := &ws.scale.Scale, &ws.scale.Inverse, &ws.zeros, &ws.scale.Worst
+		low, high, bias := -int32(1)<<(e.bits-1), int32(1)<<(e.bits-1)-1, int32(1)<<(e.bits-1)
+		if e.minimum {
+			k.SearchMinimumWeighted(&ws.lanesX[0], &ws.lanesW[0], &ws.lanesL[0], &ws.minimum.Scale[0], 32)
+			scales, inverses, froms, worsts = &ws.minimum.Scale, &ws.minimum.Inverse, &ws.minimum.From, &ws.minimum.Worst
+			low, high, bias = 0, int32(1)<<e.bits-1, 0
+		} else {
+			k.SearchScaleWeighted(&ws.lanesX[0], &ws.lanesW[0], &ws.lanesL[0], &ws.scale.Scale[0], 32)
+		}
+		for i := range min(k.Lanes, len(x)/32-first) {
+			block, out := (*[32]float32)(padded[32*(first+i):]), dst[(first+i)*size:][:size]
+			if !(worsts[i] < simd.Limit) {
+				at := at + 32*(first+i)
+				e.encodeWeighted(out, block[:], importance[at%cols:][:32], ws.energies[at/cols])
+				continue
+			}
+			binary.LittleEndian.PutUint16(out, scaleBits(scales[i]))
+			if e.minimum {
+				binary.LittleEndian.PutUint16(out[2:], scaleBits(ws.minimum.Low[i]))
+			}
+			levels := (*[32]uint8)(ws.levels[:])
+			if inverses[i] == 0 {
+				clear(levels[:])
+			} else {
+				ws.divisors[0], ws.divisors[1] = inverses[i], inverses[i]
+				ws.offsets[0], ws.offsets[1] = froms[i], froms[i]
+				k.MultiplyLevels(&levels[0], &block[0], &ws.divisors[0], &ws.offsets[0], 2, low, high, bias)
+			}
+			e.pack(out, levels)
+		}
+	}
+}
