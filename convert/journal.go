@@ -53,7 +53,7 @@ type sourceFile struct {
 }
 
 // identify describes what the bytes of an output depend on.
-func identify(plan *Plan, src fs.FS, allowNonfinite bool) (identity, error) {
+func identify(plan *Plan, src fs.FS, opts FileOptions) (identity, error) {
 	id := identity{Version: 1, Size: plan.Size}
 	h := sha256.New()
 	head, err := plan.Header.AppendBinary(nil)
@@ -61,7 +61,7 @@ func identify(plan *Plan, src fs.FS, allowNonfinite bool) (identity, error) {
 		return id, fmt.Errorf("journal: %w", err)
 	}
 	h.Write(head)
-	fmt.Fprintf(h, "%d %d %t\n", plan.HeaderSize, plan.Size, allowNonfinite)
+	fmt.Fprintf(h, "%d %d %t %q\n", plan.HeaderSize, plan.Size, opts.AllowNonfinite, opts.Inputs)
 	seen := map[string]bool{}
 	for _, s := range plan.Steps {
 		fmt.Fprintf(h, "%#v\n", s)

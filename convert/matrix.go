@@ -228,8 +228,4 @@ type Step struct {
 	Offset int64   // of the first byte in the output file
 	Size   int64   // bytes, without padding
 	From   Matrix
-
-	// Importance has a weight for each column, or for each column of each of
-	// equally tall parts (the experts of a stack); nil where there is none.
-	Importance []float32
 }

@@ -37,6 +37,15 @@ type FileOptions struct {
 	// rest is thrown away.
 	Resume bool
 
+	// Inputs names further things that the bytes depend on, such as the
+	// digest of an importance matrix, so that a run does not go on with
+	// others.
+	Inputs string
+
+	// Verify, where it is not nil, is called when all is rendered and before
+	// an output gets its name.
+	Verify func(context.Context) error
+
 	// Keep says whether what is written is worth keeping after an error: one
 	// that a later run may not meet. An interrupt always is.
 	Keep func(error) bool
@@ -108,6 +117,11 @@ func WriteFiles(ctx context.Context, outputs []Output, src fs.FS, opts FileOptio
 		}
 		results = append(results, res)
 	}
+	if opts.Verify != nil {
+		if err := opts.Verify(ctx); err != nil {
+			return fail(err)
+		}
+	}
 	// From here on every byte is on the disk, and only names change.
 	for _, f := range files {
 		if err := f.commit(); err != nil {
@@ -127,7 +141,7 @@ type partial struct {
 
 // openPartial locks an output and opens what there is of it.
 func openPartial(o Output, src fs.FS, opts FileOptions) (_ *partial, err error) {
-	id, err := identify(o.Plan, src, opts.AllowNonfinite)
+	id, err := identify(o.Plan, src, opts)
 	if err != nil {
 		return nil, err
 	}

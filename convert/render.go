@@ -17,9 +17,12 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/modelpipe/modelpipe/quantize"
 )
 
-// RenderOptions is how to render; none of it changes the bytes.
+// RenderOptions is how to render. But for AllowNonfinite and Imatrix none of
+// it changes the bytes.
 type RenderOptions struct {
 	// Threads is the number of workers. Zero is GOMAXPROCS, which follows
 	// the processors and the CPU limit of the container.
@@ -27,6 +30,10 @@ type RenderOptions struct {
 
 	// AllowNonfinite lets NaNs and infinities pass and counts them.
 	AllowNonfinite bool
+
+	// Imatrix, where it is not nil, weighs the columns of the tensors that it
+	// knows. It is part of what the bytes depend on.
+	Imatrix *quantize.Imatrix
 
 	// SourceOrder renders in the order of the source files, not of the
 	// output, so that a remote source is read ahead and only once. The output
@@ -225,7 +232,7 @@ func (v *View) fill(e *evaluator, c chunk, p []byte, count func(int64)) error {
 //
 // When ctx ends, Render returns its cause after the chunks under way.
 func Render(ctx context.Context, plan *Plan, src fs.FS, w io.WriterAt, opts RenderOptions) (*Result, error) {
-	v, err := NewView(plan, src, opts.AllowNonfinite)
+	v, err := NewView(plan, src, opts)
 	if err != nil {
 		return nil, err
 	}

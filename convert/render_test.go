@@ -136,7 +136,7 @@ func TestRenderIsTheSameHowever(t *testing.T) {
 
 func TestViewReadsAnyRange(t *testing.T) {
 	p, src, want := sample(t)
-	v, err := NewView(p, src, false)
+	v, err := NewView(p, src, RenderOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

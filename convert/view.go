@@ -22,7 +22,7 @@ type View struct {
 	steps []prepared
 	src   *sources
 	pool  sync.Pool // of *evaluator
-	allow bool      // non-finite weights pass
+	opts  RenderOptions
 }
 
 // prepared is a step with what is needed to render it.
@@ -33,12 +33,14 @@ type prepared struct {
 	raw        bool // stored blocks are moved
 	turned     bool // a transposition reads across the rows of the source
 	encode     func(dst []byte, src []float32, cols int, importance []float32)
+	needs      bool  // importance
+	tall       int64 // rows of each of a stack of experts
 }
 
 // NewView checks the plan against itself and prepares to render it from the
 // files of src, which must implement io.ReaderAt. They are opened when they
 // are first read.
-func NewView(plan *Plan, src fs.FS, allowNonfinite bool) (*View, error) {
+func NewView(plan *Plan, src fs.FS, opts RenderOptions) (*View, error) {
 	head, err := plan.Header.AppendBinary(nil)
 	if err != nil {
 		return nil, fmt.Errorf("render: %w", err)
@@ -46,7 +48,7 @@ func NewView(plan *Plan, src fs.FS, allowNonfinite bool) (*View, error) {
 	if int64(len(head)) > plan.HeaderSize {
 		return nil, fmt.Errorf("render: header is %d bytes: the plan has %d", len(head), plan.HeaderSize)
 	}
-	v := &View{plan: plan, head: head, src: &sources{fsys: src}, allow: allowNonfinite}
+	v := &View{plan: plan, head: head, src: &sources{fsys: src}, opts: opts}
 	v.pool.New = func() any { return &evaluator{src: v.src} }
 	end := plan.HeaderSize
 	for _, s := range plan.Steps {
@@ -90,13 +92,12 @@ func prepare(s Step) (prepared, error) {
 	if !ok || codec.Encode == nil {
 		return p, fmt.Errorf("there is no encoder for %s", s.Type)
 	}
-	if n := int64(len(s.Importance)); n != 0 && (n%p.cols != 0 || p.rows%(n/p.cols) != 0) {
-		return p, fmt.Errorf("%d weights of importance for %d rows of %d", n, p.rows, p.cols)
-	}
-	if codec.NeedsImportance && len(s.Importance) == 0 {
-		return p, fmt.Errorf("%s cannot be encoded without an importance matrix", s.Type)
-	}
 	p.encode, p.turned = codec.Encode, turned(s.From)
+	p.needs = codec.NeedsImportance
+	p.tall = p.rows
+	if len(s.Shape) > 2 {
+		p.tall = s.Shape[1]
+	}
 	return p, nil
 }
 
@@ -217,7 +218,7 @@ func (v *View) region(e *evaluator, s *prepared, r0, r1, c0, c1 int64, dst []byt
 		if i < 0 {
 			return nil
 		}
-		if !v.allow {
+		if !v.opts.AllowNonfinite {
 			value := float32(math.NaN())
 			if alone(s.Type) {
 				value = decodeOne(s.Type, dst, i)
@@ -240,17 +241,32 @@ func (v *View) region(e *evaluator, s *prepared, r0, r1, c0, c1 int64, dst []byt
 	if s.turned {
 		per = r1 - r0
 	}
-	parts := max(1, int64(len(s.Importance))/s.cols)
+	weigh := v.opts.Imatrix != nil && !alone(s.Type)
+	var weights, importance []float32
+	expert := int64(-1)
+	if weigh {
+		weights = e.float(s.cols)
+		defer e.freeFloat()
+	}
 	buf := e.float(min(per, r1-r0) * width)
 	defer e.freeFloat()
 	for r := r0; r < r1; {
 		n := min(per, r1-r)
-		var importance []float32
-		if len(s.Importance) > 0 {
-			tall := s.rows / parts
-			part := r / tall
-			n = min(n, (part+1)*tall-r)
-			importance = s.Importance[part*s.cols+c0 : part*s.cols+c1]
+		if weigh {
+			n = min(n, s.tall-r%s.tall)
+			if r/s.tall != expert {
+				expert = r / s.tall
+				ok, err := v.opts.Imatrix.Values(weights, s.Name, expert)
+				if err != nil {
+					return fmt.Errorf("tensor %s: %w", s.Name, err)
+				}
+				if importance = nil; ok {
+					importance = weights
+				}
+			}
+		}
+		if s.needs && importance == nil {
+			return fmt.Errorf("tensor %s: %s cannot be encoded without importance: give --imatrix", s.Name, s.Type)
 		}
 		values, out := buf[:n*width], dst[(r-r0)*rowBytes:(r-r0+n)*rowBytes]
 		if err := e.tile(s.From, r, r+n, c0, c1, values); err != nil {
@@ -278,7 +294,7 @@ func (v *View) checkFinite(s *prepared, values []float32, out []byte, r, c0, wid
 	if i < 0 {
 		return nil
 	}
-	if !v.allow {
+	if !v.opts.AllowNonfinite {
 		row, col := r+i/width, c0+i%width
 		if value := values[i]; !math.IsNaN(float64(value)) && !math.IsInf(float64(value), 0) {
 			return &OverflowError{s.Name, s.Type, row, col, value}
