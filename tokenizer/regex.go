@@ -44,6 +44,7 @@ type dialect struct {
 	property         func(name string) *charSet // \p{name}; nil: unknown
 	space, digit, wd *charSet                   // \s, \d, \w
 	lineAnchors      bool                       // ^ and $ also match at line ends
+	possessiveCounts bool                       // {n,m}+ is possessive, not a repeated repeat
 }
 
 // onigDialect is Oniguruma's Ruby syntax on Unicode text, the one that the
@@ -54,6 +55,15 @@ var onigDialect = &dialect{
 	digit:       setDigit,
 	wd:          setWord,
 	lineAnchors: true,
+}
+
+// rustDialect is that of the fancy-regex crate, which tiktoken uses.
+var rustDialect = &dialect{
+	property:         unicodeProperty,
+	space:            setSpace,
+	digit:            setDigit,
+	wd:               setWord,
+	possessiveCounts: true,
 }
 
 // unicodeProperty resolves general categories (L, Lu, ...), scripts (Han) and
@@ -410,7 +420,7 @@ func (p *regexParser) quantified(atom *regexNode) (*regexNode, error) {
 		switch {
 		case p.accept("?"):
 			q = lazy
-		case !braces && p.accept("+"): // Ruby: {n,m}+ is a repeat of a repeat
+		case (!braces || p.d.possessiveCounts) && p.accept("+"):
 			q = possessive
 		}
 		atom = &regexNode{kind: kindRepeat, min: lo, max: hi, quantity: q, subs: []*regexNode{atom}}
