@@ -210,16 +210,23 @@ func layOut(md gguf.Metadata, outs []output, types TypePolicy, stored []Leaf) (*
 		}
 		tensors[i] = OutputTensor{Name: out.name, Shape: shape, DType: out.dtype}
 	}
-	chosen, fileType, notes, err := types.Types(tensors, stored, md)
+	chosen, err := types.Types(tensors, stored, md)
 	if err != nil {
 		return nil, err
 	}
 	md.Set("general.quantization_version", uint32(2))
-	md.Set("general.file_type", fileType)
+	md.Set("general.file_type", chosen.FileType)
+	for _, kv := range chosen.Metadata {
+		md.Set(kv.Key, kv.Value)
+	}
 
-	p := &Plan{Header: gguf.Header{Version: gguf.Version, Metadata: md, Alignment: 32}, Notes: notes}
+	p := &Plan{
+		Header:         gguf.Header{Version: gguf.Version, Metadata: md, Alignment: 32},
+		Notes:          chosen.Notes,
+		NeedImportance: chosen.NeedImportance,
+	}
 	for i, t := range tensors {
-		p.Header.Tensors = append(p.Header.Tensors, gguf.TensorInfo{Name: t.Name, Type: chosen[i], Shape: t.Shape})
+		p.Header.Tensors = append(p.Header.Tensors, gguf.TensorInfo{Name: t.Name, Type: chosen.Types[i], Shape: t.Shape})
 	}
 	if p.Size, err = p.Header.Layout(); err != nil {
 		return nil, err

@@ -11,4 +11,9 @@ type Plan struct {
 	Size       int64  // bytes of the finished file
 	Steps      []Step // in the order of the file
 	Notes      []string
+
+	// NeedImportance names the tensors whose type is too coarse to be encoded
+	// without importance data, and that have none. Such a plan can be read but
+	// not rendered.
+	NeedImportance []string
 }

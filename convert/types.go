@@ -3,9 +3,11 @@ package convert
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 
 	"github.com/modelpipe/modelpipe/gguf"
+	"github.com/modelpipe/modelpipe/quantize"
 )
 
 // OutputTensor is what a TypePolicy knows about a tensor of the file.
@@ -17,11 +19,22 @@ type OutputTensor struct {
 
 // A TypePolicy chooses the type of every tensor of a file.
 type TypePolicy interface {
-	// Types returns one type per tensor, the value of general.file_type, and
-	// what a reader of the plan should know (types that a row could not hold).
-	// stored are the tensors of the checkpoint in the order of its files, md
-	// the file's metadata.
-	Types(tensors []OutputTensor, stored []Leaf, md gguf.Metadata) ([]gguf.Type, uint32, []string, error)
+	// Types chooses for the tensors of a file whose metadata is md; stored are
+	// the tensors of the checkpoint in the order of its files.
+	Types(tensors []OutputTensor, stored []Leaf, md gguf.Metadata) (Types, error)
+}
+
+// Types are the types of a file's tensors.
+type Types struct {
+	Types    []gguf.Type // one per tensor
+	FileType uint32      // general.file_type
+	Notes    []string    // what a reader of the plan should know: types that a row could not hold
+
+	// Metadata are keys that say how the types were chosen.
+	Metadata gguf.Metadata
+	// NeedImportance names the tensors that must not be encoded without
+	// importance data and have none.
+	NeedImportance []string
 }
 
 // Values of general.file_type (llama.h, enum llama_ftype).
@@ -33,22 +46,30 @@ const (
 	fileMXFP4 = 38
 )
 
-// ParseOutputType returns the policy of a --type of the converter: auto, f32,
-// f16, bf16 or q8_0.
-func ParseOutputType(name string) (TypePolicy, error) {
-	switch strings.ToLower(name) {
-	case "auto", "":
-		return plainType{auto: true}, nil
-	case "f32":
-		return plainType{gguf.F32, fileF32, false}, nil
-	case "f16":
-		return plainType{gguf.F16, fileF16, false}, nil
-	case "bf16":
-		return plainType{gguf.BF16, fileBF16, false}, nil
-	case "q8_0":
-		return plainType{gguf.Q8_0, fileQ8_0, false}, nil
+// NewTypePolicy returns the policy of a recipe, with an importance matrix read
+// from the named file or nil. A recipe that only names auto, f32, f16, bf16 or
+// q8_0 gives what upstream's converter writes; every other one what
+// llama-quantize makes of that.
+func NewTypePolicy(r quantize.Recipe, importance *quantize.Imatrix, file string) TypePolicy {
+	name := strings.ToLower(r.Preset)
+	if r.Preset == "" {
+		name = "auto"
 	}
-	return nil, fmt.Errorf("unknown type %q: want auto, f32, f16, bf16 or q8_0", name)
+	if plain, ok := plainTypes[name]; ok {
+		alone := quantize.Recipe{Preset: r.Preset}
+		if reflect.DeepEqual(r, alone) && importance == nil {
+			return plain
+		}
+	}
+	return recipeTypes{r, importance, file}
+}
+
+var plainTypes = map[string]plainType{
+	"auto": {auto: true},
+	"f32":  {gguf.F32, fileF32, false},
+	"f16":  {gguf.F16, fileF16, false},
+	"bf16": {gguf.BF16, fileBF16, false},
+	"q8_0": {gguf.Q8_0, fileQ8_0, false},
 }
 
 // plainType is one type for all matrices, as upstream's converter writes them
@@ -59,7 +80,7 @@ type plainType struct {
 	auto bool // base is that of the checkpoint
 }
 
-func (p plainType) Types(tensors []OutputTensor, stored []Leaf, _ gguf.Metadata) ([]gguf.Type, uint32, []string, error) {
+func (p plainType) Types(tensors []OutputTensor, stored []Leaf, _ gguf.Metadata) (Types, error) {
 	if p.auto {
 		p = storedType(stored)
 	}
@@ -77,7 +98,7 @@ func (p plainType) Types(tensors []OutputTensor, stored []Leaf, _ gguf.Metadata)
 			types[i] = gguf.F32
 			continue
 		case len(t.Shape) == 0:
-			return nil, 0, nil, errors.New("tensor without a shape")
+			return Types{}, errors.New("tensor without a shape")
 		}
 		types[i] = p.base
 		if _, err := p.base.RowBytes(t.Shape[0]); err != nil {
@@ -85,7 +106,7 @@ func (p plainType) Types(tensors []OutputTensor, stored []Leaf, _ gguf.Metadata)
 			notes = append(notes, fmt.Sprintf("%s: %v: F16 instead", t.Name, err))
 		}
 	}
-	return types, p.file, notes, nil
+	return Types{Types: types, FileType: p.file, Notes: notes}, nil
 }
 
 // storedType follows the first matrix of the checkpoint that is stored in a
