@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/modelpipe/modelpipe/hub"
 )
 
 // The exit codes of every command.
@@ -38,18 +40,15 @@ func usagef(format string, args ...any) error {
 	return withExit(exitUsage, fmt.Errorf(format, args...))
 }
 
-// exitCode returns the code for what a command returned. Where an error does
-// not carry one itself, one that says it is worth a retry (a Temporary method,
-// as package hub's errors have) is exitUnavailable.
+// exitCode returns the code for what a command returned.
 func exitCode(err error) int {
 	var exit *exitError
-	var temporary interface{ Temporary() bool }
 	switch {
 	case err == nil:
 		return exitDone
 	case errors.As(err, &exit):
 		return exit.code
-	case errors.As(err, &temporary) && temporary.Temporary():
+	case errors.Is(err, hub.ErrUnavailable):
 		return exitUnavailable
 	}
 	return exitFailed
@@ -135,7 +134,7 @@ signature), 4 the source or target is unavailable (worth a retry).`,
 func run(ctx context.Context, arguments []string, stdout, stderr io.Writer) int {
 	a := &app{stdout: stdout, stderr: stderr, log: slog.New(slog.DiscardHandler)}
 	root := newRoot(a)
-	root.SetArgs(arguments)
+	root.SetArgs(append([]string{}, arguments...)) // not nil: cobra would take os.Args
 	cmd, err := root.ExecuteContextC(ctx)
 	code := exitCode(err)
 	if err != nil {

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/spf13/cobra"
+
+	"github.com/modelpipe/modelpipe/hub"
 )
 
 // try runs a command line in the test's process.
@@ -57,10 +59,6 @@ func TestHelp(t *testing.T) {
 	}
 }
 
-type temporary struct{ error }
-
-func (temporary) Temporary() bool { return true }
-
 func TestExitCodes(t *testing.T) {
 	plain := errors.New("first\nsecond")
 	for _, c := range []struct {
@@ -72,8 +70,8 @@ func TestExitCodes(t *testing.T) {
 		{context.Canceled, exitFailed},
 		{usagef("bad"), exitUsage},
 		{fmt.Errorf("gate: %w", withExit(exitGate, plain)), exitGate},
-		{fmt.Errorf("fetch: %w", temporary{plain}), exitUnavailable},
-		{withExit(exitFailed, temporary{plain}), exitFailed},
+		{fmt.Errorf("fetch: %w", hub.ErrRateLimited), exitUnavailable},
+		{withExit(exitFailed, hub.ErrRateLimited), exitFailed},
 	} {
 		saved := commands
 		commands = []func(*app) *cobra.Command{func(*app) *cobra.Command {
