@@ -9,33 +9,40 @@ var _ = register(Architecture{
 	Name:     "gemma3",
 	Classes:  []string{"Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"},
 	Prefixes: []string{"model."},
-	Keys: keys(decoderKeys, []Key{
-		{"context_length", u32, fieldOr(int64(131072), "max_position_embeddings")},
-		{"attention.head_count", u32, fieldOr(int64(8), "num_attention_heads")},
-		{"attention.head_count_kv", u32, fieldOr(int64(4), "num_key_value_heads")},
-		{"attention.layer_norm_rms_epsilon", f32, fieldOr(1e-6, "rms_norm_eps")},
-		{"attention.key_length", u32, fieldOr(int64(256), "head_dim")},
-		{"attention.value_length", u32, fieldOr(int64(256), "head_dim")},
-		{"rope.freq_base", f32, gemma3FreqBase},
-		{"rope.freq_base_swa", f32, gemma3LocalBase},
-		{"final_logit_softcapping", f32, maybe("final_logit_softcapping")},
-		{"attention.sliding_window", u32, gemma3Window},
-	}),
-	// The published multimodal configs leave out what their class sets.
-	Dims: map[string]Dim{
-		"vocab":    {Fields: []string{"vocab_size"}, Expr: "262208"},
-		"heads":    {Fields: []string{"num_attention_heads"}, Expr: "8"},
-		"kv_heads": {Fields: []string{"num_key_value_heads"}, Expr: "4"},
-		"head_dim": {Fields: []string{"head_dim"}, Expr: "256"},
-	},
-	Tensors: rules(embedding,
-		plainAttention,
-		norm("layers.{bid}.self_attn.q_norm", block+"attn_q_norm", "head_dim", plusOne),
-		norm("layers.{bid}.self_attn.k_norm", block+"attn_k_norm", "head_dim", plusOne),
-		sandwichNorms(plusOne), gatedFFN,
-		norm("norm", "output_norm", "hidden", plusOne), optional(head)),
-	Vocab: tokenizer.Options{Flags: noSpacePrefix, DropAdded: true},
+	Dims:     gemma3Dims,
+	Keys:     gemma3Keys,
+	Tensors:  gemma3Tensors,
+	Vocab:    tokenizer.Options{Flags: noSpacePrefix, DropAdded: true},
 })
+
+// gemma3Dims: the published multimodal configs leave out what their class sets.
+var gemma3Dims = map[string]Dim{
+	"vocab":    {Fields: []string{"vocab_size"}, Expr: "262208"},
+	"heads":    {Fields: []string{"num_attention_heads"}, Expr: "8"},
+	"kv_heads": {Fields: []string{"num_key_value_heads"}, Expr: "4"},
+	"head_dim": {Fields: []string{"head_dim"}, Expr: "256"},
+}
+
+var gemma3Keys = keys(decoderKeys, []Key{
+	{"context_length", u32, fieldOr(int64(131072), "max_position_embeddings")},
+	{"attention.head_count", u32, size("heads")},
+	{"attention.head_count_kv", u32, size("kv_heads")},
+	{"attention.layer_norm_rms_epsilon", f32, fieldOr(1e-6, "rms_norm_eps")},
+	{"attention.key_length", u32, size("head_dim")},
+	{"attention.value_length", u32, size("head_dim")},
+	{"rope.freq_base", f32, gemma3FreqBase},
+	{"rope.freq_base_swa", f32, gemma3LocalBase},
+	{"final_logit_softcapping", f32, nonzero("final_logit_softcapping")},
+	{"attention.sliding_window", u32, gemma3Window},
+})
+
+var gemma3Tensors = rules(
+	embedding, plainAttention,
+	norm("layers.{bid}.self_attn.q_norm", block+"attn_q_norm", "head_dim", plusOne),
+	norm("layers.{bid}.self_attn.k_norm", block+"attn_k_norm", "head_dim", plusOne),
+	sandwichNorms(plusOne), gatedFFN,
+	norm("norm", "output_norm", "hidden", plusOne), optional(head),
+)
 
 func gemma3FreqBase(m *Model) (any, error) {
 	if v := m.rope.Full["rope_theta"]; v != nil {

@@ -103,8 +103,9 @@ func (r Rope) need(name string) (float64, error) {
 // llama3Factors returns the divisors of Llama 3.1's rotary frequencies, one
 // per pair of dimensions: high frequencies stay, low ones are divided by
 // factor, those between are blended (transformers
-// modeling_rope_utils._compute_llama3_parameters). float32 steps follow
-// upstream's torch code, so that the values are the same bits.
+// modeling_rope_utils._compute_llama3_parameters). The float32 steps are
+// torch's, which divides a number by a tensor as the tensor's reciprocal times
+// the number, so that the values are upstream's to the bit.
 func llama3Factors(r Rope, dim int64) ([]float32, error) {
 	base, err := r.need("rope_theta")
 	if err != nil {
@@ -133,14 +134,15 @@ func llama3Factors(r Rope, dim int64) ([]float32, error) {
 	for i := range factors {
 		exponent := float32(2*i) / float32(dim)
 		freq := 1 / float32(math.Pow(base, float64(exponent)))
-		wavelength := float32(2*math.Pi) / freq
+		wavelength := float32(float32(1/freq) * float32(2*math.Pi))
 		switch {
 		case wavelength < float32(length/high):
 			factors[i] = 1
 		case wavelength > float32(length/low):
 			factors[i] = float32(factor)
 		default:
-			smooth := (float32(length)/wavelength - float32(low)) / float32(high-low)
+			turns := float32(float32(1/wavelength) * float32(length))
+			smooth := (turns - float32(low)) / float32(high-low)
 			factors[i] = 1 / ((1-smooth)/float32(factor) + smooth)
 		}
 	}
