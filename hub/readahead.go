@@ -20,12 +20,16 @@ import (
 //
 // The unit is the segment: a range that was fetched or is being fetched. Segments of a file never overlap.
 const (
-	blockSize = 4 << 20  // largest single GET
-	window    = 32 << 20 // how far ahead of a stream of reads, and how far ahead of the digest, bytes are kept
-	smallRead = 4 << 10  // a smaller read fetches this much, for the reads that follow
-	gapLimit  = 8 << 20  // a hole of up to this between what was read is fetched for the digest's sake
-	parallel  = 4        // GETs of one large read
-	maxStream = 8        // places of a file that are read in order at the same time
+	blockSize = 3 << 20 // largest single GET
+
+	// How far ahead of a stream of reads, and how far ahead of the digest, bytes are kept: twice what eight
+	// connections carry, for the line would be idle whenever ranges that were asked for together end together.
+	window = 48 << 20
+
+	smallRead = 4 << 10 // a smaller read fetches this much, for the reads that follow
+	gapLimit  = 8 << 20 // a hole of up to this between what was read is fetched for the digest's sake
+	parallel  = 4       // GETs of one large read
+	maxStream = 8       // places of a file that are read in order at the same time
 	staleTime = 2 * time.Second
 )
 

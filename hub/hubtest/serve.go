@@ -415,6 +415,9 @@ func (l *link) set(rate float64) {
 	l.rate, l.free = rate, time.Time{}
 }
 
+// credit is how long a line that was idle may catch up: what sleeping overshoots on a busy machine is not lost.
+const credit = 10 * time.Millisecond
+
 // wait takes n bytes' time on the line. It sleeps only for more than a few milliseconds of debt, which sleeping is
 // precise enough for.
 func (l *link) wait(n int) {
@@ -424,8 +427,8 @@ func (l *link) wait(n int) {
 		return
 	}
 	now := time.Now()
-	if l.free.Before(now) {
-		l.free = now
+	if idle := now.Add(-credit); l.free.Before(idle) {
+		l.free = idle
 	}
 	l.free = l.free.Add(time.Duration(float64(n) / l.rate * float64(time.Second)))
 	debt := l.free.Sub(now)
