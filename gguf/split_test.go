@@ -1,6 +1,10 @@
 package gguf
 
 import (
+	"bytes"
+	"io"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -83,5 +87,55 @@ func TestSplit(t *testing.T) {
 	}
 	if len(h.Metadata) != 2 {
 		t.Error("Split changed its input")
+	}
+}
+
+// TestUpstream reads files that upstream's writer made (testdata/gguf-py), and
+// makes them again from the whole one, byte for byte.
+func TestUpstream(t *testing.T) {
+	const dir = "testdata/gguf-py/"
+	whole, err := Open(dir + "whole.gguf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer whole.Close()
+	if v, err := Value[Nested](whole.Header.Metadata, "nested"); err != nil || !reflect.DeepEqual(v, Nested{[]int32{1, 2}, []int32{3}}) {
+		t.Errorf("nested array is %v, %v", v, err)
+	}
+	seen := 0
+	for name, limit := range map[string]SplitLimit{"whole": {}, "tensors": {MaxTensors: 3}, "bytes": {MaxBytes: 800}} {
+		parts, err := Split(whole.Header, limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, p := range parts {
+			file := dir + name + ".gguf"
+			if len(parts) > 1 {
+				file = SplitName(dir+name, i, len(parts))
+			}
+			want, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := encode(t, p)
+			start, err := p.DataOffset()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, ti := range p.Tensors {
+				j, _ := whole.Find(ti.Name)
+				if _, err := io.ReadFull(whole.Data(j), got[start+ti.Offset:][:whole.Data(j).Size()]); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if !bytes.Equal(got, want) {
+				t.Errorf("%s: %d bytes are not the %d of upstream", file, len(got), len(want))
+			}
+			seen++
+		}
+	}
+	files, err := filepath.Glob(dir + "*.gguf")
+	if err != nil || len(files) != seen {
+		t.Errorf("%d files compared of %d, %v", seen, len(files), err)
 	}
 }
