@@ -1,0 +1,330 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/modelpipe/modelpipe/convert"
+	"github.com/modelpipe/modelpipe/gguf"
+	"github.com/modelpipe/modelpipe/hub"
+)
+
+func init() { register(newConvert) }
+
+// making is what the flags of convert say about how the file is made.
+type making struct {
+	output   string
+	split    string
+	resume   bool
+	threads  int
+	allow    bool
+	cache    bool
+	dryRun   bool
+	interval time.Duration
+}
+
+func newConvert(a *app) *cobra.Command {
+	var c conversion
+	var m making
+	cmd := &cobra.Command{
+		Use:   "convert SOURCE",
+		Short: "Convert a model into a GGUF file",
+		Long: `Convert plans the GGUF file of a model and writes it in one pass over the
+weights. The file is written as OUTPUT.partial beside a journal and gets its
+name when it is complete and on the disk; an interrupted conversion goes on
+with --resume and ends in the same bytes. After an error nothing is left.
+
+SOURCE is a model folder, hf://org/name[@revision], or a .gguf file. What is
+read from the Hub is checked against the digests that the Hub names.`,
+		Example: `  modelpipe convert ./Qwen3-0.6B --type q8_0
+  modelpipe convert hf://Qwen/Qwen3-0.6B -o qwen3.gguf
+  modelpipe convert model-f16.gguf --type q8_0 -o model-q8_0.gguf`,
+		Args: args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.convert(cmd.Context(), args[0], &c, &m)
+		},
+	}
+	f := cmd.Flags()
+	c.register(f)
+	f.StringVarP(&m.output, "output", "o", "", "the `PATH` of the file (default NAME-TYPE.gguf in this folder)")
+	f.StringVar(&m.split, "split-max-size", "", "split the model into files of at most `SIZE` (500M, 5G) of tensor data")
+	f.BoolVar(&m.resume, "resume", false, "go on with an interrupted conversion")
+	f.IntVar(&m.threads, "threads", 0, "number of workers (default: the processors that this process may use)")
+	f.BoolVar(&m.allow, "allow-nonfinite", false, "convert weights that are NaN or infinite, with a warning")
+	f.BoolVar(&m.cache, "cache", false, "keep what is read from the Hub in the Hugging Face cache")
+	f.BoolVar(&m.dryRun, "dry-run", false, "stop after the plan")
+	f.DurationVar(&m.interval, "progress", 10*time.Second, "`INTERVAL` of the progress lines where there is no terminal")
+	return cmd
+}
+
+// convert runs the command.
+func (a *app) convert(ctx context.Context, arg string, c *conversion, m *making) error {
+	if m.threads < 0 {
+		return usagef("--threads %d: want a number of workers", m.threads)
+	}
+	maxBytes, err := parseSize(m.split)
+	if err != nil {
+		return usagef("--split-max-size %s: %w", m.split, err)
+	}
+	s, err := a.openSource(ctx, arg)
+	if err != nil {
+		return err
+	}
+	defer func() { s.close() }()
+	p, err := c.plan(ctx, arg, s)
+	if err != nil {
+		return err
+	}
+	out := m.output
+	if out == "" {
+		out = defaultOutput(arg, s, c.outType, p)
+	}
+	plans := []*convert.Plan{p}
+	if maxBytes > 0 {
+		if plans, err = p.Split(maxBytes); err != nil {
+			return err
+		}
+	}
+	outputs, err := nameParts(out, plans)
+	if err != nil {
+		return err
+	}
+	if !a.json {
+		if err := printSummary(a.stderr, s, p); err != nil {
+			return err
+		}
+	}
+	for _, n := range p.Notes {
+		if a.json {
+			a.log.Warn(n)
+		}
+	}
+	if m.dryRun {
+		if a.json {
+			return a.printJSON(describePlan(arg, s, p))
+		}
+		for _, o := range outputs {
+			fmt.Fprintf(a.stdout, "would write %s (%d bytes)\n", o.Path, o.Plan.Size)
+		}
+		return nil
+	}
+	if m.cache && s.snapshot != nil {
+		if s, err = a.download(ctx, s, p); err != nil {
+			return err
+		}
+	}
+	progress := new(convert.Progress)
+	stop := a.showProgress(progress, outputs, m.interval)
+	start := time.Now()
+	opts := convert.FileOptions{
+		RenderOptions: convert.RenderOptions{Threads: m.threads, AllowNonfinite: m.allow, SourceOrder: s.snapshot != nil, Progress: progress},
+		Resume:        m.resume,
+		Keep:          func(err error) bool { return errors.Is(err, hub.ErrUnavailable) },
+	}
+	if s.snapshot != nil {
+		opts.Verify = func(ctx context.Context) error { return a.verify(ctx, s, m.resume) }
+	}
+	results, err := convert.WriteFiles(ctx, outputs, s.fsys, opts)
+	stop()
+	if err != nil {
+		return err
+	}
+	return a.report(s, p, outputs, results, time.Since(start))
+}
+
+// download puts the source's tensor files into the cache and returns the
+// source that reads them there.
+func (a *app) download(ctx context.Context, s *source, p *convert.Plan) (*source, error) {
+	files := map[string]bool{}
+	for _, step := range p.Steps {
+		convert.Leaves(step.From, func(l convert.Leaf) { files[l.File] = true })
+	}
+	if err := s.snapshot.Download(ctx, slices.Sorted(maps.Keys(files))...); err != nil {
+		return s, err
+	}
+	cached, err := a.openSource(ctx, hub.Ref{Repo: s.repo, Revision: s.commit}.String())
+	if err != nil {
+		return s, err
+	}
+	s.close()
+	return cached, nil
+}
+
+// verify holds what was read to the Hub's digests. A resumed run has read
+// only the rest of some files, whose digests would cost reading them again.
+func (a *app) verify(ctx context.Context, s *source, resumed bool) error {
+	if resumed {
+		for _, f := range s.snapshot.Unverified() {
+			a.log.Warn("not checked against the Hub's digest, for an earlier run has read a part of it", "file", f.Path)
+		}
+		return nil
+	}
+	return s.snapshot.Verify(ctx)
+}
+
+// convertJSON is what convert prints with --json.
+type convertJSON struct {
+	Output       string           `json:"output"`
+	SHA256       string           `json:"sha256"`
+	Size         int64            `json:"size"`
+	Parts        []partJSON       `json:"parts,omitempty"` // where the model is split
+	Architecture string           `json:"architecture"`
+	Parameters   int64            `json:"parameters"`
+	Tensors      int              `json:"tensors"`
+	Repository   string           `json:"repository,omitempty"`
+	Commit       string           `json:"commit,omitempty"`
+	Nonfinite    map[string]int64 `json:"nonfinite,omitempty"`
+	Notes        []string         `json:"notes"`
+	Seconds      float64          `json:"seconds"`
+	MBPerSecond  float64          `json:"mb_per_second"` // of output
+	Stages       stagesJSON       `json:"stages"`
+	Bound        string           `json:"bound"`                  // what took the most time: source, cpu or output
+	Threads      int              `json:"threads"`
+	BytesRead    int64            `json:"bytes_read"`             // of the source's tensors
+	NetworkRead  int64            `json:"network_read,omitempty"` // bytes
+	PeakMemory   int64            `json:"peak_memory"`            // resident bytes, pages of files included
+}
+
+type partJSON struct {
+	Output string `json:"output"`
+	SHA256 string `json:"sha256"`
+	Size   int64  `json:"size"`
+}
+
+// stagesJSON is seconds, summed over the workers.
+type stagesJSON struct {
+	Read    float64 `json:"read"`
+	Convert float64 `json:"convert"`
+	Hash    float64 `json:"hash"`
+	Write   float64 `json:"write"`
+	Wait    float64 `json:"wait"`
+	Sync    float64 `json:"sync"`
+}
+
+// report prints what was made.
+func (a *app) report(s *source, p *convert.Plan, outputs []convert.Output, results []*convert.Result, took time.Duration) error {
+	v := convertJSON{
+		Architecture: p.Arch, Parameters: p.Parameters, Tensors: len(p.Steps), Repository: s.repo, Commit: s.commit,
+		Nonfinite: map[string]int64{}, Notes: append([]string{}, p.Notes...), Seconds: took.Seconds(), PeakMemory: peakMemory(),
+	}
+	for i, r := range results {
+		part := partJSON{outputs[i].Path, hex.EncodeToString(r.SHA256[:]), r.Size}
+		v.Parts = append(v.Parts, part)
+		v.Size += r.Size
+		v.BytesRead += r.Stats.BytesRead
+		v.Threads = max(v.Threads, r.Stats.Threads)
+		v.Bound = r.Stats.Bound
+		v.Stages.Read += r.Stats.Read.Seconds()
+		v.Stages.Convert += r.Stats.Convert.Seconds()
+		v.Stages.Hash += r.Stats.Hash.Seconds()
+		v.Stages.Write += r.Stats.Write.Seconds()
+		v.Stages.Wait += r.Stats.Wait.Seconds()
+		v.Stages.Sync += r.Stats.Sync.Seconds()
+		maps.Copy(v.Nonfinite, r.Nonfinite)
+	}
+	v.Output, v.SHA256 = v.Parts[0].Output, v.Parts[0].SHA256
+	v.MBPerSecond = float64(v.Size) / 1e6 / max(took.Seconds(), 1e-9)
+	if s.bytesRead != nil {
+		v.NetworkRead = s.bytesRead()
+	}
+	for _, name := range slices.Sorted(maps.Keys(v.Nonfinite)) {
+		a.log.Warn("weights that are not finite were converted", "tensor", name, "count", v.Nonfinite[name])
+	}
+	parts := v.Parts
+	if len(parts) == 1 {
+		v.Parts = nil
+	}
+	if a.json {
+		return a.printJSON(v)
+	}
+	for _, part := range parts {
+		fmt.Fprintf(a.stdout, "%s  %s\n", part.SHA256, part.Output)
+	}
+	fmt.Fprintf(a.stderr, "%d bytes in %.2f s, %.0f MB/s\n", v.Size, v.Seconds, v.MBPerSecond)
+	return nil
+}
+
+// typesByBytes returns the types of a plan, that with the most bytes first.
+func typesByBytes(p *convert.Plan) []gguf.Type {
+	bytes := map[gguf.Type]int64{}
+	for _, t := range p.Steps {
+		bytes[t.Type] += t.Size
+	}
+	return slices.SortedFunc(maps.Keys(bytes), func(x, y gguf.Type) int {
+		return cmp.Or(cmp.Compare(bytes[y], bytes[x]), cmp.Compare(x, y))
+	})
+}
+
+// defaultOutput is the name of the model and the type, in this folder.
+func defaultOutput(arg string, s *source, outType string, p *convert.Plan) string {
+	base := path.Base(s.repo)
+	if s.repo == "" {
+		base = filepath.Base(arg)
+		if abs, err := filepath.Abs(arg); err == nil {
+			base = filepath.Base(abs)
+		}
+	}
+	if prefix, _, _, ok := gguf.ParseSplitName(base); ok {
+		base = prefix
+	}
+	base = strings.TrimSuffix(base, ".gguf")
+	outType = strings.ToUpper(outType)
+	if types := typesByBytes(p); outType == "AUTO" && len(types) > 0 {
+		outType = types[0].String()
+	}
+	return base + "-" + outType + ".gguf"
+}
+
+// nameParts gives the parts of a split their names.
+func nameParts(out string, plans []*convert.Plan) ([]convert.Output, error) {
+	if info, err := os.Stat(out); err == nil && info.IsDir() {
+		return nil, usagef("-o %s: is a folder: want the path of the file", out)
+	}
+	if dir := filepath.Dir(out); dir != "." {
+		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("output: folder %s does not exist", dir)
+		}
+	}
+	if len(plans) == 1 {
+		return []convert.Output{{Path: out, Plan: plans[0]}}, nil
+	}
+	var outputs []convert.Output
+	for i, p := range plans {
+		outputs = append(outputs, convert.Output{Path: gguf.SplitName(strings.TrimSuffix(out, ".gguf"), i, len(plans)), Plan: p})
+	}
+	return outputs, nil
+}
+
+// parseSize reads a number of bytes as llama.cpp's tools write it: 500M, 5G,
+// also 5GB and 5GiB; 0 for an empty string.
+func parseSize(s string) (int64, error) {
+	if s == "" {
+		return 0, nil
+	}
+	units := map[string]float64{"": 1, "B": 1, "K": 1e3, "KB": 1e3, "M": 1e6, "MB": 1e6, "G": 1e9, "GB": 1e9, "T": 1e12, "TB": 1e12,
+		"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
+	i := strings.IndexFunc(s, func(r rune) bool { return (r < '0' || r > '9') && r != '.' })
+	if i < 0 {
+		i = len(s)
+	}
+	unit, ok := units[strings.ToUpper(strings.TrimSpace(s[i:]))]
+	n, err := strconv.ParseFloat(s[:i], 64)
+	if !ok || err != nil || n*unit < 1 || n*unit > 1<<62 {
+		return 0, errors.New("want a size as in 500M, 5G or 2GiB")
+	}
+	return int64(n * unit), nil
+}
