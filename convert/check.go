@@ -257,34 +257,34 @@ func half(m Matrix) bool {
 	return false
 }
 
-// leaves calls f for each source tensor of m, companions included.
-func leaves(m Matrix, f func(Leaf)) {
+// Leaves calls f for each source tensor of m, companions included.
+func Leaves(m Matrix, f func(Leaf)) {
 	switch m := m.(type) {
 	case Leaf:
 		f(m)
 	case Stack:
 		for _, p := range m.Parts {
-			leaves(p, f)
+			Leaves(p, f)
 		}
 	case Rows:
-		leaves(m.Of, f)
+		Leaves(m.Of, f)
 	case RopePermute:
-		leaves(m.Of, f)
+		Leaves(m.Of, f)
 	case Transpose:
-		leaves(m.Of, f)
+		Leaves(m.Of, f)
 	case Reshape:
-		leaves(m.Of, f)
+		Leaves(m.Of, f)
 	case Pad:
-		leaves(m.Of, f)
+		Leaves(m.Of, f)
 	case Affine:
-		leaves(m.Of, f)
+		Leaves(m.Of, f)
 	case Unpack:
 		f(m.Of)
 	case Scaled:
-		leaves(m.Of, f)
-		leaves(m.Scale, f)
+		Leaves(m.Of, f)
+		Leaves(m.Scale, f)
 		if m.Zero != nil {
-			leaves(m.Zero, f)
+			Leaves(m.Zero, f)
 		}
 		if m.Index.Name != "" {
 			f(m.Index)

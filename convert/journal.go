@@ -65,7 +65,7 @@ func identify(plan *Plan, src fs.FS, opts FileOptions) (identity, error) {
 	seen := map[string]bool{}
 	for _, s := range plan.Steps {
 		fmt.Fprintf(h, "%#v\n", s)
-		leaves(s.From, func(l Leaf) { seen[l.File] = true })
+		Leaves(s.From, func(l Leaf) { seen[l.File] = true })
 	}
 	id.Plan = hex.EncodeToString(h.Sum(nil))
 	for name := range seen {

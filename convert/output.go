@@ -207,6 +207,9 @@ func (p *partial) render(ctx context.Context, o Output, src fs.FS, opts FileOpti
 		res := &Result{Size: o.Plan.Size}
 		copy(res.SHA256[:], p.log.end)
 		p.written = o.Plan.Size
+		if opts.Progress != nil {
+			opts.Progress.Done.Add(p.written)
+		}
 		return res, nil
 	}
 	if err := p.data.Truncate(o.Plan.Size); err != nil {
@@ -216,7 +219,7 @@ func (p *partial) render(ctx context.Context, o Output, src fs.FS, opts FileOpti
 	if opts.Progress == nil {
 		opts.Progress = new(Progress)
 	}
-	opts.Progress.Done.Store(0)
+	before := opts.Progress.Done.Load()
 	ticking, stop := context.WithCancel(ctx)
 	synced := make(chan error, 1)
 	go func() {
@@ -238,7 +241,7 @@ func (p *partial) render(ctx context.Context, o Output, src fs.FS, opts FileOpti
 	res, err := Render(ctx, o.Plan, src, p.data, opts.RenderOptions)
 	stop()
 	syncErr := <-synced
-	p.written = opts.Progress.Done.Load()
+	p.written = opts.Progress.Done.Load() - before
 	if err == nil {
 		err = syncErr
 	}

@@ -48,8 +48,16 @@ type RenderOptions struct {
 
 // Progress is what a display polls.
 type Progress struct {
-	Done atomic.Int64 // bytes of the output that are written
-	Step atomic.Int64 // number of the step that was last worked on
+	Done   atomic.Int64 // bytes of the outputs that are written
+	tensor atomic.Pointer[string]
+}
+
+// Tensor is the name of the tensor that was last worked on.
+func (p *Progress) Tensor() string {
+	if name := p.tensor.Load(); name != nil {
+		return *name
+	}
+	return ""
 }
 
 // Stats is where the time went, summed over the workers.
@@ -260,7 +268,7 @@ func Render(ctx context.Context, plan *Plan, src fs.FS, w io.WriterAt, opts Rend
 		}
 	}
 	if opts.Progress != nil {
-		opts.Progress.Done.Store(r.skipped)
+		opts.Progress.Done.Add(r.skipped)
 	}
 	if err := r.run(ctx); err != nil {
 		return nil, err
@@ -397,7 +405,9 @@ func (r *render) work(ctx context.Context, largest int64) error {
 		}
 		if p := r.opts.Progress; p != nil {
 			p.Done.Add(c.size)
-			p.Step.Store(int64(c.step))
+			if c.step >= 0 {
+				p.tensor.Store(&r.v.steps[c.step].Name)
+			}
 		}
 		t = time.Now()
 		if err := r.done(i, p); err != nil {

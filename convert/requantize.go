@@ -87,13 +87,14 @@ func countTypes(n map[gguf.Type]int) string {
 // keptTypes leaves every tensor of a GGUF file as it is.
 type keptTypes struct{ fileType uint32 }
 
-func (k keptTypes) Types(tensors []OutputTensor, _ []Leaf, _ gguf.Metadata) ([]gguf.Type, uint32, []string, error) {
-	types := make([]gguf.Type, len(tensors))
-	for i, t := range tensors {
-		var err error
-		if types[i], err = gguf.ParseType(t.DType); err != nil {
-			return nil, 0, nil, fmt.Errorf("tensor %s: %w", t.Name, err)
+func (k keptTypes) Types(tensors []OutputTensor, _ []Leaf, _ gguf.Metadata) (Types, error) {
+	out := Types{FileType: k.fileType}
+	for _, t := range tensors {
+		typ, err := gguf.ParseType(t.DType)
+		if err != nil {
+			return Types{}, fmt.Errorf("tensor %s: %w", t.Name, err)
 		}
+		out.Types = append(out.Types, typ)
 	}
-	return types, k.fileType, nil, nil
+	return out, nil
 }

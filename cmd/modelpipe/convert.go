@@ -122,6 +122,9 @@ func (a *app) convert(ctx context.Context, arg string, c *conversion, m *making)
 		}
 		return nil
 	}
+	if len(p.NeedImportance) > 0 {
+		return fmt.Errorf("type %s: %s", c.outType, needImportance(p))
+	}
 	if m.cache && s.snapshot != nil {
 		if s, err = a.download(ctx, s, p); err != nil {
 			return err
@@ -131,8 +134,9 @@ func (a *app) convert(ctx context.Context, arg string, c *conversion, m *making)
 	stop := a.showProgress(progress, outputs, m.interval)
 	start := time.Now()
 	opts := convert.FileOptions{
-		RenderOptions: convert.RenderOptions{Threads: m.threads, AllowNonfinite: m.allow, SourceOrder: s.snapshot != nil, Progress: progress},
+		RenderOptions: convert.RenderOptions{Threads: m.threads, AllowNonfinite: m.allow, Imatrix: c.importance, SourceOrder: s.snapshot != nil, Progress: progress},
 		Resume:        m.resume,
+		Inputs:        c.digests,
 		Keep:          func(err error) bool { return errors.Is(err, hub.ErrUnavailable) },
 	}
 	if s.snapshot != nil {
@@ -192,7 +196,7 @@ type convertJSON struct {
 	Seconds      float64          `json:"seconds"`
 	MBPerSecond  float64          `json:"mb_per_second"` // of output
 	Stages       stagesJSON       `json:"stages"`
-	Bound        string           `json:"bound"`                  // what took the most time: source, cpu or output
+	Bound        string           `json:"bound"` // what took the most time: source, cpu or output
 	Threads      int              `json:"threads"`
 	BytesRead    int64            `json:"bytes_read"`             // of the source's tensors
 	NetworkRead  int64            `json:"network_read,omitempty"` // bytes

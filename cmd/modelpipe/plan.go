@@ -2,10 +2,14 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
+	"reflect"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -15,20 +19,42 @@ import (
 
 	"github.com/modelpipe/modelpipe/convert"
 	"github.com/modelpipe/modelpipe/gguf"
+	"github.com/modelpipe/modelpipe/quantize"
 )
 
 func init() { register(newPlan) }
 
 // conversion is what the flags of plan and convert say about the file.
 type conversion struct {
-	outType string
-	name    string
-	pre     string
-	meta    []string
+	outType    string
+	pure       bool
+	strict     bool
+	leave      bool
+	output     string
+	embedding  string
+	tensorType []string
+	recipe     string
+	imatrix    string
+
+	name string
+	pre  string
+	meta []string
+
+	// of the files that the flags name
+	importance *quantize.Imatrix
+	digests    string
 }
 
 func (c *conversion) register(f *pflag.FlagSet) {
-	f.StringVar(&c.outType, "type", "auto", "the `TYPE` of the output: auto (that of the source), f32, f16, bf16, q8_0")
+	f.StringVar(&c.outType, "type", "auto", "the `TYPE` of the output: auto (that of the source), f32, f16, bf16, q8_0, a preset (Q4_K_M, IQ3_XXS, ...) or a tensor type")
+	f.BoolVar(&c.pure, "pure", false, "one type for all matrices, no mixture")
+	f.BoolVar(&c.strict, "strict-types", false, "fail where a row cannot hold its type, instead of falling back as llama-quantize does")
+	f.BoolVar(&c.leave, "leave-output", false, "keep the type of output.weight")
+	f.StringVar(&c.output, "output-type", "", "the `TYPE` of output.weight")
+	f.StringVar(&c.embedding, "embedding-type", "", "the `TYPE` of token_embd.weight")
+	f.StringArrayVar(&c.tensorType, "tensor-type", nil, "`REGEX=TYPE`: the type of the tensors whose name matches (repeatable, the first decides)")
+	f.StringVar(&c.recipe, "recipe", "", "read all of these from a recipe `FILE` (TOML)")
+	f.StringVar(&c.imatrix, "imatrix", "", "importance matrix `FILE` (GGUF or .dat)")
 	f.StringVar(&c.name, "name", "", "general.name of the model, where its card does not say it well")
 	f.StringArrayVar(&c.meta, "meta", nil, "set a metadata `KEY=VALUE` (repeatable); KEY:TYPE=VALUE for other than strings, as in a.b:u32=7")
 	f.StringVar(&c.pre, "pre", "", "tokenizer.ggml.pre, for a pre-tokenizer that is not recognised")
@@ -44,13 +70,14 @@ func (c *conversion) plan(ctx context.Context, arg string, s *source) (*convert.
 		}
 		o.Meta = append(o.Meta, kv)
 	}
-	if !strings.EqualFold(c.outType, "auto") {
-		policy, err := convert.ParseOutputType(c.outType)
-		if err != nil {
-			return nil, usagef("--type: %w", err)
-		}
-		o.Types = policy
+	recipe, err := c.readRecipe()
+	if err != nil {
+		return nil, err
 	}
+	if err := c.readImatrix(); err != nil {
+		return nil, err
+	}
+	o.Types = convert.NewTypePolicy(recipe, c.importance, c.imatrix)
 	if o.Source == "" {
 		path, err := filepath.Abs(arg)
 		if err != nil {
@@ -62,9 +89,80 @@ func (c *conversion) plan(ctx context.Context, arg string, s *source) (*convert.
 		if !strings.HasSuffix(s.file, ".gguf") {
 			return nil, usagef("%s: want a model folder, hf://org/name or a .gguf file", arg)
 		}
+		if reflect.DeepEqual(recipe, quantize.Recipe{Preset: "auto"}) {
+			o.Types = nil
+		}
 		return convert.PlanGGUF(ctx, s.fsys, s.file, o)
 	}
 	return convert.NewPlan(ctx, s.fsys, o)
+}
+
+// readRecipe makes the recipe of the flags, or reads the file that takes
+// their place.
+func (c *conversion) readRecipe() (quantize.Recipe, error) {
+	r := quantize.Recipe{Preset: c.outType, Pure: c.pure, LeaveOutput: c.leave, Strict: c.strict}
+	if c.recipe != "" {
+		if c.outType != "auto" || c.pure || c.leave || c.strict || c.output != "" || c.embedding != "" || len(c.tensorType) > 0 {
+			return r, usagef("--recipe holds what the other flags about types say: give one or the other")
+		}
+		f, err := os.Open(c.recipe)
+		if err != nil {
+			return r, err
+		}
+		defer f.Close()
+		if r, err = quantize.ReadRecipe(f); err != nil {
+			return r, fmt.Errorf("%s: %w", c.recipe, err)
+		}
+		return r, nil
+	}
+	for _, set := range []struct {
+		flag, name string
+		to         **gguf.Type
+	}{{"--output-type", c.output, &r.Output}, {"--embedding-type", c.embedding, &r.Embedding}} {
+		if set.name == "" {
+			continue
+		}
+		t, err := gguf.ParseType(set.name)
+		if err != nil {
+			return r, usagef("%s: %w", set.flag, err)
+		}
+		*set.to = &t
+	}
+	for _, arg := range c.tensorType {
+		i := strings.LastIndex(arg, "=")
+		if i < 1 {
+			return r, usagef("--tensor-type %s: want REGEX=TYPE", arg)
+		}
+		t, err := gguf.ParseType(arg[i+1:])
+		if err != nil {
+			return r, usagef("--tensor-type %s: %w", arg, err)
+		}
+		r.Overrides = append(r.Overrides, quantize.Override{Pattern: arg[:i], Type: t})
+	}
+	return r, nil
+}
+
+// readImatrix opens the importance matrix, if one is given; it is read from
+// while the command runs.
+func (c *conversion) readImatrix() error {
+	if c.imatrix == "" || c.importance != nil {
+		return nil
+	}
+	f, err := os.Open(c.imatrix)
+	if err != nil {
+		return err
+	}
+	h := sha256.New()
+	size, err := io.Copy(h, f)
+	if err == nil {
+		c.importance, err = quantize.ReadImatrix(f, size)
+	}
+	if err != nil {
+		f.Close()
+		return fmt.Errorf("%s: %w", c.imatrix, err)
+	}
+	c.digests = "imatrix sha256:" + hex.EncodeToString(h.Sum(nil))
+	return nil
 }
 
 // metaTypes are the types that --meta can name.
@@ -114,6 +212,7 @@ type planJSON struct {
 	Size         int64        `json:"size"`        // of the file, in bytes
 	HeaderSize   int64        `json:"header_size"` // up to the first tensor's data
 	Notes        []string     `json:"notes"`
+	NeedImatrix  []string     `json:"need_imatrix,omitempty"` // tensors that cannot be encoded without one
 	Tensors      []tensorJSON `json:"tensors"`
 }
 
@@ -166,7 +265,7 @@ Hub it reads a few ranges; how many bytes, it says.`,
 func describePlan(arg string, s *source, p *convert.Plan) planJSON {
 	out := planJSON{
 		Source: arg, Repository: s.repo, Commit: s.commit, Architecture: p.Arch, Parameters: p.Parameters,
-		Size: p.Size, HeaderSize: p.HeaderSize, Notes: append([]string{}, p.Notes...), Tensors: []tensorJSON{},
+		Size: p.Size, HeaderSize: p.HeaderSize, Notes: append([]string{}, p.Notes...), NeedImatrix: p.NeedImportance, Tensors: []tensorJSON{},
 	}
 	if s.bytesRead != nil {
 		out.BytesRead = s.bytesRead()
@@ -200,6 +299,9 @@ func printSummary(w io.Writer, s *source, p *convert.Plan) error {
 	for _, n := range p.Notes {
 		fmt.Fprintf(&b, "note          %s\n", n)
 	}
+	if len(p.NeedImportance) > 0 {
+		fmt.Fprintf(&b, "note          %s\n", needImportance(p))
+	}
 	if s.bytesRead != nil {
 		fmt.Fprintf(&b, "read          %d bytes over the network\n", s.bytesRead())
 	}
@@ -219,4 +321,9 @@ func typesOf(p *convert.Plan) string {
 		parts = append(parts, fmt.Sprintf("%d %s", count[t], t))
 	}
 	return strings.Join(parts, ", ")
+}
+
+// needImportance says which tensors cannot be encoded without importance.
+func needImportance(p *convert.Plan) string {
+	return fmt.Sprintf("%d tensors need importance data to be encoded, %s first: give --imatrix", len(p.NeedImportance), p.NeedImportance[0])
 }

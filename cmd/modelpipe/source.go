@@ -17,10 +17,11 @@ import (
 // a single file of either or at a URL.
 type source struct {
 	fsys      fs.FS
-	file      string       // name in fsys where one file was meant, or empty
-	repo      string       // on the Hub, or empty
-	commit    string       // that the repository is pinned to, or empty
-	bytesRead func() int64 // over the network so far; nil for a local source
+	file      string        // name in fsys where one file was meant, or empty
+	repo      string        // on the Hub, or empty
+	commit    string        // that the repository is pinned to, or empty
+	snapshot  *hub.Snapshot // the repository, or nil
+	bytesRead func() int64  // over the network so far; nil for a local source
 	close     func() error
 }
 
@@ -51,7 +52,7 @@ func (a *app) openSource(ctx context.Context, arg string) (*source, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &source{fsys: s, repo: s.Repo(), commit: s.Commit(), bytesRead: s.BytesRead, close: s.Close}, nil
+		return &source{fsys: s, repo: s.Repo(), commit: s.Commit(), snapshot: s, bytesRead: s.BytesRead, close: s.Close}, nil
 	case strings.HasPrefix(arg, "https://") || strings.HasPrefix(arg, "http://"):
 		c, err := a.hubClient()
 		if err != nil {
