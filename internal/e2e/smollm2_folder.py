@@ -3,7 +3,7 @@
 usage: smollm2_folder.py MODEL.gguf TOKENIZER_FOLDER OUT
 Only the rotary permutation of the queries and keys has to be undone; the values are those of the GGUF's blocks.
 """
-import json, pathlib, shutil, struct, sys
+import gzip, json, pathlib, shutil, struct, sys
 import numpy as np
 from gguf import GGUFReader, quants
 
@@ -46,5 +46,8 @@ with open(out / 'model.safetensors', 'wb') as f:
     max_position_embeddings=field('context_length'), hidden_act='silu', torch_dtype='float32', bos_token_id=1, eos_token_id=2, pad_token_id=2), indent=1))
 for name in ('tokenizer.json', 'tokenizer_config.json', 'chat_template.jinja'):
     source = pathlib.Path(sys.argv[2]) / name
-    if source.exists():
+    packed = source.with_name(name + '.gz')
+    if packed.exists():
+        (out / name).write_bytes(gzip.decompress(packed.read_bytes()))
+    elif source.exists():
         shutil.copy(source, out / name)
