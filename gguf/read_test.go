@@ -2,6 +2,7 @@ package gguf
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -132,6 +133,10 @@ func TestRoundTrip(t *testing.T) {
 		t.Errorf("got  %+v\nwant %+v", got, h)
 	}
 	again := encode(t, got)
+	var w bytes.Buffer
+	if n, err := got.WriteTo(&w); err != nil || n != int64(w.Len()) || !bytes.HasPrefix(b, w.Bytes()) {
+		t.Errorf("WriteTo wrote %d bytes, %v", n, err)
+	}
 	if !bytes.Equal(again, b) {
 		t.Error("written again, the bytes differ")
 	}
@@ -290,6 +295,22 @@ func TestGetters(t *testing.T) {
 			t.Errorf("%s: %d, %v", key, v, err)
 		}
 	}
+	if v, err := m.Float32("f32"); v != 0.5 || err != nil {
+		t.Error(v, err)
+	}
+	if v, err := m.Bool("yes"); !v || err != nil {
+		t.Error(v, err)
+	}
+	if v, err := m.Int32s("i32s"); !slices.Equal(v, []int32{-7}) || err != nil {
+		t.Error(v, err)
+	}
+	if v, err := m.Float32s("f32s"); !slices.Equal(v, []float32{1, 2}) || err != nil {
+		t.Error(v, err)
+	}
+	m.Set("f32", float32(2))
+	if v, err := m.Float32("f32"); v != 2 || err != nil {
+		t.Error(v, err)
+	}
 	for _, c := range []struct {
 		get  func() error
 		want string
@@ -356,4 +377,70 @@ func FuzzReadHeader(f *testing.F) {
 			t.Fatalf("a second pass writes other bytes: %v", err)
 		}
 	})
+}
+
+// raw puts a header together from 32-bit numbers (uint32), 64-bit numbers
+// (int), strings with their length (string) and single bytes (byte).
+func raw(parts ...any) []byte {
+	b := []byte("GGUF")
+	for _, p := range parts {
+		switch p := p.(type) {
+		case uint32:
+			b = binary.LittleEndian.AppendUint32(b, p)
+		case int:
+			b = binary.LittleEndian.AppendUint64(b, uint64(p))
+		case string:
+			b = binary.LittleEndian.AppendUint64(b, uint64(len(p)))
+			b = append(b, p...)
+		case byte:
+			b = append(b, p)
+		}
+	}
+	return append(b, make([]byte, 256)...)
+}
+
+func TestRefusesToRead(t *testing.T) {
+	type u32 = uint32
+	v3 := u32(3)
+	for _, c := range []struct {
+		name string
+		b    []byte
+		want string
+	}{
+		{"empty", nil, "4 bytes of magic cannot fit"},
+		{"other magic", []byte("GGML\x03\x00\x00\x00"), `not a GGUF file: it starts with "GGML"`},
+		{"version 1", raw(u32(1), 0, 0), "GGUF version 1 is not supported: convert the model again"},
+		{"big-endian version 2", raw(u32(2<<24), 0, 0), "big-endian GGUF version 2"},
+		{"too many keys", raw(v3, 0, 1000), "1000 metadata keys cannot fit"},
+		{"empty key", raw(v3, 0, 1, "", u32(0), byte(1)), "key is empty"},
+		{"NUL in a key", raw(v3, 0, 1, "a\x00b", u32(0), byte(1)), "key is not UTF-8 text"},
+		{"key that is not UTF-8", raw(v3, 0, 1, "a\xff", u32(0), byte(1)), "key is not UTF-8 text"},
+		{"long key", raw(v3, 0, 1, strings.Repeat("k", 1<<16), u32(0), byte(1)), "key of 65536 bytes is longer than 65535"},
+		{"value type", raw(v3, 0, 1, "a", u32(13), 0), `key "a" at byte 33: unknown value type 13`},
+		{"bool", raw(v3, 0, 1, "a", u32(Bool), byte(2)), "bool is 2, want 0 or 1"},
+		{"bool in an array", raw(v3, 0, 1, "a", u32(Array), u32(Bool), 2, byte(1), byte(7)), "bool is 7, want 0 or 1"},
+		{"long string", raw(v3, 0, 1, "a", u32(String), 1000), "1000 bytes of string cannot fit"},
+		{"long string in an array", raw(v3, 0, 1, "a", u32(Array), u32(String), 1, 1000), "1000 bytes of string cannot fit"},
+		{"alignment type", raw(v3, 0, 1, "general.alignment", u32(Uint64), 32), "is uint64, want uint32"},
+		{"large alignment", raw(v3, 0, 1, "general.alignment", u32(Uint32), u32(1<<31)), "alignment 2147483648 is more than"},
+		{"empty architecture", raw(v3, 0, 1, "general.architecture", u32(String), ""), "is empty"},
+		{"split.no", raw(v3, 0, 1, "split.no", u32(Uint32), u32(0)), "is uint32, want uint16"},
+		{"split.tensors.count", raw(v3, 0, 1, "split.tensors.count", u32(Int32), u32(1<<31)), "is negative"},
+		{"no name", raw(v3, 1, 0, "", u32(1), 8, u32(F32), 0), "name is empty"},
+		{"NUL in a name", raw(v3, 1, 0, "a\x00", u32(1), 8, u32(F32), 0), "name is not UTF-8 text"},
+		{"no dimensions", raw(v3, 1, 0, "a", u32(0), u32(F32), 0), "0 dimensions, want 1 to 4"},
+		{"five dimensions", raw(v3, 1, 0, "a", u32(5), 1, 1, 1, 1, 1, u32(F32), 0), "5 dimensions, want 1 to 4"},
+		{"negative dimension", raw(v3, 1, 0, "a", u32(1), -8, u32(F32), 0), "dimension 0 is 18446744073709551608: too large"},
+		{"withdrawn type", raw(v3, 1, 0, "a", u32(1), 32, u32(4), 0), "tensor type 4 is unknown or was withdrawn by ggml"},
+		{"offset", raw(v3, 1, 0, "a", u32(1), 8, u32(F32), -32), "offset 18446744073709551584 is too large"},
+		{"first offset", raw(v3, 1, 0, "a", u32(1), 8, u32(F32), 32), "offset 32 leaves a gap"},
+		{"data beyond the end", raw(v3, 1, 0, "a", u32(1), 1<<40, u32(F32), 0), "data of 4398046511104 bytes at offset 0 is cut off"},
+		{"bytes that overflow", raw(v3, 1, 0, "a", u32(2), 1<<31, 1<<31, u32(F64), 0), "overflows in bytes"},
+	} {
+		_, err := readBytes(c.b)
+		var format *FormatError
+		if !errors.As(err, &format) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: got %v, want %s", c.name, err, c.want)
+		}
+	}
 }

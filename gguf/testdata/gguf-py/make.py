@@ -3,7 +3,7 @@
 usage: python3 make.py   (in this folder; needs gguf and numpy)
 """
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType, GGUFWriter
 
 
 def write(name, **split):
@@ -38,3 +38,7 @@ def write(name, **split):
 write("whole.gguf")
 write("tensors.gguf", split_max_tensors=3)
 write("bytes.gguf", split_max_size=800)
+
+with open("types.txt", "w") as f:
+    for t, (elements, size) in sorted(GGML_QUANT_SIZES.items()):
+        print(t.value, t.name, elements, size, file=f)
