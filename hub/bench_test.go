@@ -1,10 +1,12 @@
 package hub_test
 
 import (
+	"bytes"
 	"io"
 	"net/http"
 	"sync"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/modelpipe/modelpipe/hub"
@@ -16,7 +18,7 @@ import (
 func BenchmarkReadInOrder(b *testing.B) {
 	srv := hubtest.NewServer(b)
 	const size = 512 << 20
-	srv.AddRepo(hubtest.Repo{ID: "org/big", FS: tiny(size)})
+	srv.AddRepo(hubtest.Repo{ID: "org/big", FS: fstest.MapFS{"model.safetensors": {Data: bytes.Repeat(random(1<<20, 1), size>>20)}}})
 	c := newClient(b, hub.Options{Endpoint: srv.URL})
 	srv.SetLatency(20 * time.Millisecond)
 	srv.SetBandwidth(200e6)

@@ -129,6 +129,8 @@ func (s *Snapshot) listCached() error {
 	if err != nil {
 		return fmt.Errorf("%s: read the cache: %w", sub.op, err)
 	}
+	s.c.log.Warn("offline: files that were never downloaded look as if the repository did not have them",
+		"repo", s.repo, "commit", commit, "files", len(s.entries))
 	return nil
 }
 

@@ -75,6 +75,7 @@ func (s *Snapshot) download(ctx context.Context, e Entry) error {
 		if err := s.fetchBlob(ctx, e, blob); err != nil {
 			return err
 		}
+		s.c.log.Info("downloaded", "repo", s.repo, "file", e.Path, "bytes", e.Size)
 	}
 	return link(blob, pointer)
 }

@@ -95,7 +95,7 @@ func (c *Client) refusal(s subject, resp *http.Response) *Error {
 		RequestID: c.clean(h.Get("X-Request-Id")),
 	}
 	if s.repo == "" {
-		e.Err, e.Hint = c.refusalOfURL(resp)
+		e.Hint, e.Err = c.refusalOfURL(resp)
 		return e
 	}
 	page := c.endpoint.String() + "/" + s.repo
@@ -115,6 +115,10 @@ func (c *Client) refusal(s subject, resp *http.Response) *Error {
 		e.Hint = fmt.Sprintf("see the branches and tags at %s/tree/main", page)
 	case e.Code == "EntryNotFound":
 		e.Err = ErrEntryNotFound
+	case resp.StatusCode == http.StatusUnauthorized && c.token == "" && s.entry != "":
+		// It was listed, so it exists.
+		e.Err = ErrUnauthorized
+		e.Hint = fmt.Sprintf("set HF_TOKEN to a token from %s, and accept the licence at %s if there is one", tokens, page)
 	case resp.StatusCode == http.StatusUnauthorized && c.token == "":
 		// The Hub answers 401 for a repository that does not exist, so as not to tell which private ones do.
 		e.Err = ErrRepoNotFound
@@ -127,7 +131,7 @@ func (c *Client) refusal(s subject, resp *http.Response) *Error {
 		if c.token == "" {
 			e.Hint = fmt.Sprintf("set HF_TOKEN to a token from %s", tokens)
 		} else {
-			e.Hint = fmt.Sprintf("the token (%s) lacks the permission to read this repository: see %s", c.tokenFrom, tokens)
+			e.Hint = fmt.Sprintf("the token (%s) lacks the permission to read this repository: accept the licence at %s if there is one, or see %s", c.tokenFrom, page, tokens)
 		}
 	case e.Code == "RepoNotFound", resp.StatusCode == http.StatusUnauthorized,
 		resp.StatusCode == http.StatusNotFound && s.entry == "":
@@ -141,17 +145,17 @@ func (c *Client) refusal(s subject, resp *http.Response) *Error {
 	return e
 }
 
-func (c *Client) refusalOfURL(resp *http.Response) (error, string) {
+func (c *Client) refusalOfURL(resp *http.Response) (hint string, err error) {
 	switch resp.StatusCode {
 	case http.StatusUnauthorized, http.StatusForbidden:
 		if sameOrigin(resp.Request.URL, c.endpoint) && c.token == "" {
-			return ErrUnauthorized, "set HF_TOKEN, and accept the licence on the model's page if it is gated"
+			return "set HF_TOKEN, and accept the licence on the model's page if it is gated", ErrUnauthorized
 		}
-		return ErrUnauthorized, "the server does not let this file be read"
+		return "the server does not let this file be read", ErrUnauthorized
 	case http.StatusNotFound, http.StatusGone:
-		return ErrEntryNotFound, ""
+		return "", ErrEntryNotFound
 	}
-	return ErrProtocol, ""
+	return "", ErrProtocol
 }
 
 // clean makes a server's text fit for an error message: one line, bounded, printable, without our token in it.

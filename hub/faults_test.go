@@ -311,6 +311,36 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 	}
 }
 
+// TestErrorsWithoutCodes: a mirror that leaves X-Error-Code out still gets errors that help.
+func TestErrorsWithoutCodes(t *testing.T) {
+	srv := hubtest.NewServer(t)
+	srv.SetOmitCodes(true)
+	srv.AddToken("hf_stranger")
+	srv.AddRepo(hubtest.Repo{ID: "org/gated", FS: tiny(10), Gated: true, Tokens: []string{token}})
+	tests := []struct {
+		token, repo, rev string
+		want             error
+		text             string
+	}{
+		{"", "org/gated", "", hub.ErrUnauthorized, "set HF_TOKEN to a token from " + srv.URL + "/settings/tokens, and accept the licence at " + srv.URL + "/org/gated"},
+		{"hf_stranger", "org/gated", "", hub.ErrUnauthorized, "lacks the permission"},
+		{"", "org/none", "", hub.ErrRepoNotFound, "set HF_TOKEN"},
+		{"hf_stranger", "org/none", "", hub.ErrRepoNotFound, "check the name and the revision"},
+		{"", "org/gated", "v9", hub.ErrRepoNotFound, "check the name and the revision"},
+	}
+	for _, tt := range tests {
+		c := newClient(t, hub.Options{Endpoint: srv.URL, Token: hub.Token(tt.token)})
+		s, err := c.Snapshot(t.Context(), tt.repo, tt.rev)
+		if err == nil {
+			_, err = s.ReadFile("model.safetensors")
+			s.Close()
+		}
+		if !errors.Is(err, tt.want) || !strings.Contains(err.Error(), tt.text) {
+			t.Errorf("%s@%s with %q: %v", tt.repo, tt.rev, tt.token, err)
+		}
+	}
+}
+
 // TestServerTextIsTamed: what a server says reaches the terminal without control characters and without our token.
 func TestServerTextIsTamed(t *testing.T) {
 	srv, c := serve(t, tiny(10))
@@ -370,6 +400,21 @@ func TestTokenStaysOnTheHub(t *testing.T) {
 	srv.Inject(hubtest.Fault{Stage: hubtest.API, Skip: 1, Header: http.Header{"Link": {"<" + other.URL + `/next>; rel="next"`}}})
 	if _, err := c.Snapshot(t.Context(), "org/tiny", ""); !errors.Is(err, hub.ErrProtocol) {
 		t.Errorf("listing that goes on elsewhere: %v", err)
+	}
+}
+
+// TestNoMemoryToReadAhead: reads in order work, and are verified, with less memory than a block.
+func TestNoMemoryToReadAhead(t *testing.T) {
+	content := tiny(9 << 20)
+	srv, _ := serve(t, content)
+	c := newClient(t, hub.Options{Endpoint: srv.URL, Memory: 10_000})
+	s := snapshot(t, c, "org/tiny", "")
+	got, err := readAll(open(t, s, "model.safetensors"), 1<<20)
+	if err != nil || !bytes.Equal(got, content["model.safetensors"].Data) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+	if p := s.Unverified(); len(p) != 0 || c.PeakMemory() > 10_000 || srv.BytesSent(hubtest.CDN) != 9<<20 {
+		t.Errorf("unverified %v, peak %d, sent %d", p, c.PeakMemory(), srv.BytesSent(hubtest.CDN))
 	}
 }
 

@@ -59,9 +59,9 @@ func sameFiles(t *testing.T, got fs.FS, want fstest.MapFS) {
 	}
 }
 
-// TestOfficialClient: huggingface_hub uses the cache that we wrote without asking for anything but the commit, we use
+// TestLargeOfficialClient: huggingface_hub uses the cache that we wrote without asking for anything but the commit, we use
 // the one that it wrote, and it and we can share one.
-func TestOfficialClient(t *testing.T) {
+func TestLargeOfficialClient(t *testing.T) {
 	bin := pythonBin(t)
 	srv, o, content := cached(t, 12<<20)
 	home := t.TempDir()
@@ -122,8 +122,8 @@ func TestOfficialClient(t *testing.T) {
 	}
 }
 
-// TestOlah reads from olah over a local git repository. It ignores Range, and its listing differs from the Hub's.
-func TestOlah(t *testing.T) {
+// TestLargeOlah reads from olah over a local git repository. It ignores Range, and its listing differs from the Hub's.
+func TestLargeOlah(t *testing.T) {
 	bin := pythonBin(t)
 	dir := t.TempDir()
 	repo := filepath.Join(dir, "mirrors", "models", "org", "tiny")

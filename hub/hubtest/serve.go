@@ -206,7 +206,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, stage Stage, hand
 		w.Header().Set("Location", a.fault.Redirect)
 		a.WriteHeader(http.StatusFound)
 	case a.fault.Status != 0:
-		refuse(a, a.fault.Status, "", http.StatusText(a.fault.Status))
+		s.refuse(a, a.fault.Status, "", http.StatusText(a.fault.Status))
 	case stage == API || stage == Resolve:
 		s.plain(a, r, handle)
 	default:
@@ -262,7 +262,7 @@ func (s *Server) content(w http.ResponseWriter, r *http.Request, stage Stage, f 
 	a := w.(*answer)
 	src, closeSrc, err := open(f)
 	if err != nil {
-		refuse(w, http.StatusInternalServerError, "", err.Error())
+		s.refuse(w, http.StatusInternalServerError, "", err.Error())
 		return
 	}
 	defer closeSrc()

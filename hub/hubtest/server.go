@@ -82,6 +82,7 @@ type Server struct {
 	latency  time.Duration
 	pageSize int
 	bare     bool
+	mute     bool
 }
 
 type repo struct {
@@ -284,9 +285,15 @@ func (s *Server) serveHub(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// SetOmitCodes makes refusals lack X-Error-Code, as those of some mirrors and proxies do.
+func (s *Server) SetOmitCodes(on bool) { s.mu.Lock(); s.mute = on; s.mu.Unlock() }
+
 // refuse answers as the Hub does.
-func refuse(w http.ResponseWriter, status int, code, message string) {
-	if code != "" {
+func (s *Server) refuse(w http.ResponseWriter, status int, code, message string) {
+	s.mu.Lock()
+	mute := s.mute
+	s.mu.Unlock()
+	if code != "" && !mute {
 		w.Header().Set("X-Error-Code", code)
 	}
 	w.Header().Set("X-Error-Message", message)
@@ -304,15 +311,15 @@ func (s *Server) repo(w http.ResponseWriter, r *http.Request, id string, content
 	s.mu.Unlock()
 	switch {
 	case !valid:
-		refuse(w, http.StatusUnauthorized, "", "Invalid credentials in Authorization header")
+		s.refuse(w, http.StatusUnauthorized, "", "Invalid credentials in Authorization header")
 	case found == nil && token == "", found != nil && found.Private && token == "":
-		refuse(w, http.StatusUnauthorized, "RepoNotFound", "Repository not found")
+		s.refuse(w, http.StatusUnauthorized, "RepoNotFound", "Repository not found")
 	case found == nil, found.Private && !slices.Contains(found.Tokens, token):
-		refuse(w, http.StatusNotFound, "RepoNotFound", "Repository not found")
+		s.refuse(w, http.StatusNotFound, "RepoNotFound", "Repository not found")
 	case content && found.Gated && token == "":
-		refuse(w, http.StatusUnauthorized, "GatedRepo", "Access to model "+id+" is restricted. You must be authenticated to access it.")
+		s.refuse(w, http.StatusUnauthorized, "GatedRepo", "Access to model "+id+" is restricted. You must be authenticated to access it.")
 	case content && found.Gated && !slices.Contains(found.Tokens, token):
-		refuse(w, http.StatusForbidden, "GatedRepo", "Access to model "+id+" is restricted and you are not in the authorized list.")
+		s.refuse(w, http.StatusForbidden, "GatedRepo", "Access to model "+id+" is restricted and you are not in the authorized list.")
 	default:
 		return found
 	}
@@ -325,14 +332,15 @@ func (s *Server) AddToken(token string) { s.mu.Lock(); s.tokens[token] = true; s
 func (s *Server) commit(w http.ResponseWriter, r *repo, escaped string) *commit {
 	rev, _ := url.PathUnescape(escaped)
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if c := r.commits[rev]; c != nil {
+	c := r.commits[rev]
+	if c == nil {
+		c = r.commits[r.branches[rev]]
+	}
+	s.mu.Unlock()
+	if c != nil {
 		return c
 	}
-	if c := r.commits[r.branches[rev]]; c != nil {
-		return c
-	}
-	refuse(w, http.StatusNotFound, "RevisionNotFound", "Invalid rev id: "+rev)
+	s.refuse(w, http.StatusNotFound, "RevisionNotFound", "Invalid rev id: "+rev)
 	return nil
 }
 
@@ -422,7 +430,7 @@ func (s *Server) tree(w http.ResponseWriter, r *http.Request, c *commit, under s
 func (s *Server) json(w http.ResponseWriter, v any) {
 	data, err := json.Marshal(v)
 	if err != nil {
-		refuse(w, http.StatusInternalServerError, "", err.Error())
+		s.refuse(w, http.StatusInternalServerError, "", err.Error())
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
@@ -434,7 +442,7 @@ func (s *Server) json(w http.ResponseWriter, v any) {
 func (s *Server) resolve(w http.ResponseWriter, r *http.Request) {
 	id, verb, rest := split(strings.TrimPrefix(r.URL.EscapedPath(), "/"), "resolve")
 	if verb == "" {
-		refuse(w, http.StatusNotFound, "", "Not found")
+		s.refuse(w, http.StatusNotFound, "", "Not found")
 		return
 	}
 	repo := s.repo(w, r, id, true)
@@ -450,7 +458,7 @@ func (s *Server) resolve(w http.ResponseWriter, r *http.Request) {
 	name, _ = url.PathUnescape(name)
 	f := c.file(name)
 	if f == nil {
-		refuse(w, http.StatusNotFound, "EntryNotFound", "Entry not found")
+		s.refuse(w, http.StatusNotFound, "EntryNotFound", "Entry not found")
 		return
 	}
 	if f.sha256 == "" {
@@ -495,7 +503,7 @@ func (s *Server) resolveCache(w http.ResponseWriter, r *http.Request) {
 	rest := strings.TrimPrefix(r.URL.EscapedPath(), "/api/resolve-cache/models/")
 	parts := strings.Split(rest, "/")
 	if len(parts) < 3 {
-		refuse(w, http.StatusNotFound, "", "Not found")
+		s.refuse(w, http.StatusNotFound, "", "Not found")
 		return
 	}
 	repo := s.repo(w, r, strings.Join(parts[:len(parts)-2], "/"), true)
@@ -509,7 +517,7 @@ func (s *Server) resolveCache(w http.ResponseWriter, r *http.Request) {
 	name, _ := url.PathUnescape(parts[len(parts)-1])
 	f := c.file(name)
 	if f == nil {
-		refuse(w, http.StatusNotFound, "EntryNotFound", "Entry not found")
+		s.refuse(w, http.StatusNotFound, "EntryNotFound", "Entry not found")
 		return
 	}
 	w.Header().Set("X-Repo-Commit", c.id)
