@@ -259,3 +259,24 @@ func TestClosed(t *testing.T) {
 		}
 	}
 }
+
+// FuzzIndex: no index makes Open panic, and one that is accepted names the
+// tensors that the files have.
+func FuzzIndex(f *testing.F) {
+	for _, pairs := range [][]string{{"a " + one, "b " + one, "c " + two}, {"a ../x.safetensors"}, {"a " + one}} {
+		f.Add(index(f, pairs...).Data)
+	}
+	f.Add([]byte(`{"weight_map":{"\u0061":"` + one + `","b":"` + one + `","c":"` + two + `"},"x":[1.5e-3,null,{"y":[]}]}`))
+	fsys := sharded(f)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m := fstest.MapFS{indexName: {Data: b}, one: fsys[one], two: fsys[two]}
+		ck, err := Open(t.Context(), m)
+		if err != nil {
+			return
+		}
+		defer ck.Close()
+		if ck.Len() != 3 || !json.Valid(b) {
+			t.Fatalf("accepted %q with %d tensors", b, ck.Len())
+		}
+	})
+}

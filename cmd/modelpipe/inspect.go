@@ -149,7 +149,7 @@ func (v *inspection) read(ctx context.Context, s *source, full bool) error {
 	case ggufErr != nil:
 		return ggufErr
 	case len(models) == 0:
-		return errors.New("no model there: neither *.safetensors nor *.gguf files")
+		return errors.New("no model there: neither *.safetensors nor *.gguf files (name one in a subfolder with --file)")
 	case len(models) > 1:
 		return fmt.Errorf("%d GGUF models (%s): choose one with --file", len(models), strings.Join(models[:min(len(models), 8)], ", "))
 	}
