@@ -23,6 +23,9 @@ const (
 // failure costs no more than that. A shorter run waits for the disk once.
 const syncEvery = 10 * time.Second
 
+// writeEvery is how often the disk is told to begin.
+const writeEvery = 200 * time.Millisecond
+
 // Output is a file to be made.
 type Output struct {
 	Path string
@@ -223,14 +226,20 @@ func (p *partial) render(ctx context.Context, o Output, src fs.FS, opts FileOpti
 	ticking, stop := context.WithCancel(ctx)
 	synced := make(chan error, 1)
 	go func() {
-		tick := time.NewTicker(syncEvery)
+		tick := time.NewTicker(writeEvery)
 		defer tick.Stop()
+		last := time.Now()
 		for {
 			select {
 			case <-ticking.Done():
 				synced <- nil
 				return
 			case <-tick.C:
+				if time.Since(last) < syncEvery {
+					startWriting(p.data)
+					continue
+				}
+				last = time.Now()
 				if err := p.log.sync(); err != nil {
 					synced <- err
 					return
