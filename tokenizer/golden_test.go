@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -197,9 +199,12 @@ func pythonJSON(s string) string {
 
 // pythonFloat writes a number as Python's repr does.
 func pythonFloat(x float64) string {
-	s := fmt.Sprintf("%v", x)
-	if x == float64(int64(x)) && !strings.ContainsAny(s, "e.") {
-		s += ".0"
+	if math.Abs(x) < 1e16 && (x == 0 || math.Abs(x) >= 1e-4) {
+		s := strconv.FormatFloat(x, 'f', -1, 64)
+		if !strings.Contains(s, ".") {
+			s += ".0"
+		}
+		return s
 	}
-	return s
+	return strconv.FormatFloat(x, 'e', -1, 64)
 }

@@ -10,13 +10,8 @@ import (
 // each of its architectures, or as the default of its structure; and that
 // llama.cpp knows every name.
 func TestPreTokenizerTable(t *testing.T) {
-	names := make(map[string]bool)
-	first := make(map[string]bool)
+	names, first := make(map[string]bool), make(map[string]bool)
 	for _, row := range preTokenizers {
-		if names[row.name] {
-			t.Errorf("two rows are named %s", row.name)
-		}
-		names[row.name] = true
 		if row.name != "wordpiece" { // model "bert" has no pre-tokenizers
 			if _, err := lookupPre(row.name); err != nil {
 				t.Errorf("%s: %v", row.name, err)
@@ -25,6 +20,10 @@ func TestPreTokenizerTable(t *testing.T) {
 		none := func(string) bool { return false }
 		only := func(text string) bool { return text == row.token }
 		key := strings.Join(row.structure, "\n")
+		if names[row.name+key] {
+			t.Errorf("two rows of one structure are named %s", row.name)
+		}
+		names[row.name+key] = true
 		switch {
 		case row.token != "":
 			if got, err := nameOf(row.structure, only, false, nil); got != row.name {

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"path"
 	"slices"
-	"strings"
 )
 
 // rankFile is a published form of tiktoken's rank file. The file itself knows
@@ -137,12 +136,11 @@ func (f *Files) fromTiktoken(o Options) (*Vocabulary, error) {
 		return nil, err
 	}
 	v.Tokens = make([]Token, size)
-	for i := range v.Tokens {
-		if i < len(t.Tokens) {
-			v.Tokens[i] = Token{Text: byteLevel(t.Tokens[i]), Type: Normal}
-		} else {
-			v.Tokens[i] = padding(i, 0)
-		}
+	for i, text := range t.texts() {
+		v.Tokens[i] = Token{Text: text, Type: Normal}
+	}
+	for i := len(t.Tokens); i < size; i++ {
+		v.Tokens[i] = padding(i, 0)
 	}
 	ids := make(map[string]int32, len(special))
 	for _, a := range special {
@@ -281,8 +279,8 @@ func (f *Files) fromTekken(o Options) (*Vocabulary, error) {
 	for _, text := range t.Special {
 		v.Tokens = append(v.Tokens, Token{Text: text, Type: Control})
 	}
-	for _, token := range t.Tokens {
-		v.Tokens = append(v.Tokens, Token{Text: byteLevel(token), Type: Normal})
+	for _, text := range t.texts() {
+		v.Tokens = append(v.Tokens, Token{Text: text, Type: Normal})
 	}
 	for i := len(v.Tokens); i < size; i++ {
 		v.Tokens = append(v.Tokens, padding(i, 0))
@@ -314,6 +312,7 @@ func (f *Files) fromTekken(o Options) (*Vocabulary, error) {
 // pair makes is an error.
 func (t *Tiktoken) Splits() ([]string, error) {
 	type pair struct{ left, right int32 }
+	texts := t.texts()
 	var merges []string
 	for rank, token := range t.Tokens {
 		if len(token) == 1 {
@@ -340,8 +339,17 @@ func (t *Tiktoken) Splits() ([]string, error) {
 			return int(a.right - b.right)
 		})
 		for _, p := range pairs {
-			merges = append(merges, strings.Join([]string{byteLevel(t.Tokens[p.left]), byteLevel(t.Tokens[p.right])}, " "))
+			merges = append(merges, texts[p.left]+" "+texts[p.right])
 		}
 	}
 	return merges, nil
+}
+
+// texts returns the tokens in byte-level characters, by rank.
+func (t *Tiktoken) texts() []string {
+	texts := make([]string, len(t.Tokens))
+	for i, token := range t.Tokens {
+		texts[i] = byteLevel(token)
+	}
+	return texts
 }
