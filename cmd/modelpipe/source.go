@@ -9,6 +9,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/modelpipe/modelpipe/hub"
 )
@@ -90,10 +91,12 @@ type urlFS struct {
 	client  *hub.Client
 	address string // of the file called name
 	name    string
-	opened  []interface{ BytesRead() int64 }
+
+	mu     sync.Mutex
+	opened []interface{ BytesRead() int64 }
 }
 
-// Open implements fs.FS. It must not be called by two goroutines at once.
+// Open implements fs.FS.
 func (f *urlFS) Open(name string) (fs.File, error) {
 	address := f.address
 	if name != f.name {
@@ -108,12 +111,16 @@ func (f *urlFS) Open(name string) (fs.File, error) {
 		return nil, err
 	}
 	if m, ok := file.(interface{ BytesRead() int64 }); ok {
+		f.mu.Lock()
 		f.opened = append(f.opened, m)
+		f.mu.Unlock()
 	}
 	return file, nil
 }
 
 func (f *urlFS) bytesRead() int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	n := int64(0)
 	for _, m := range f.opened {
 		n += m.BytesRead()
@@ -121,7 +128,7 @@ func (f *urlFS) bytesRead() int64 {
 	return n
 }
 
-// readAt opens the named file and returns it with its size, for formats that
+// openFile opens the named file and returns it with its size, for formats that
 // read at offsets.
 func (s *source) openFile(name string) (readAtFile, int64, error) {
 	f, err := s.fsys.Open(name)
