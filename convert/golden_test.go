@@ -14,11 +14,14 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+
+	"github.com/modelpipe/modelpipe/quantize"
 )
 
 // TestGoldens plans and renders the tiny models of testdata/golden and compares
 // with what llama.cpp's converter writes: every KV with its type and value, and
-// every tensor with its type, shape and bytes. MODELPIPE_GOLDENS names a further
+// every tensor with its type, shape and bytes. A folder's type.txt is its --type,
+// where it is not auto. MODELPIPE_GOLDENS names a further
 // folder of such models.
 func TestGoldens(t *testing.T) {
 	roots := []string{"testdata/golden"}
@@ -62,7 +65,11 @@ func checkGolden(t *testing.T, dir string) {
 		t.Fatal(err)
 	}
 	source := openModel(t, dir)
-	plan, err := NewPlan(context.Background(), source, Options{Source: "hf", Name: "tiny"})
+	options := Options{Source: "hf", Name: "tiny"}
+	if name, err := os.ReadFile(filepath.Join(dir, "type.txt")); err == nil {
+		options.Types = NewTypePolicy(quantize.Recipe{Preset: strings.TrimSpace(string(name))}, nil, "")
+	}
+	plan, err := NewPlan(context.Background(), source, options)
 	if err != nil {
 		t.Fatal(err)
 	}
