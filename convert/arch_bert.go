@@ -22,7 +22,7 @@ var _ = register(Architecture{
 
 var bertPrefixes = []string{"bert.", "roberta.", "model."}
 
-var bertKeys = keys(decoderKeys, []Key{
+var bertKeys = keys(layerNormKeys, []Key{
 	{"attention.causal", flag, fixed(false)},
 	{"pooling_type", u32, poolingType},
 	{"classifier.output_labels", text, classLabels},

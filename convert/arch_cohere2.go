@@ -8,7 +8,8 @@ var _ = register(Architecture{
 	Classes:  []string{"Cohere2ForCausalLM"},
 	Prefixes: []string{"model."},
 	Dims:     map[string]Dim{"head_dim": {Expr: "hidden/heads"}},
-	Keys: keys(decoderKeys, []Key{
+	Keys: keys(layerNormKeys, []Key{
+		{"rope.freq_base", f32, needFreqBase},
 		{"attention.key_length", u32, size("head_dim")},
 		{"attention.value_length", u32, size("head_dim")},
 		{"logit_scale", f32, field("logit_scale")},

@@ -7,7 +7,8 @@ var _ = register(Architecture{
 	Classes:  []string{"CohereForCausalLM"},
 	Prefixes: []string{"model."},
 	Dims:     map[string]Dim{"head_dim": {Expr: "hidden/heads"}},
-	Keys: keys(decoderKeys, []Key{
+	Keys: keys(layerNormKeys, []Key{
+		{"rope.freq_base", f32, needFreqBase},
 		// max_position_embeddings is less than what the model was trained on.
 		{"context_length", u32, field("model_max_length", "max_position_embeddings")},
 		{"logit_scale", f32, field("logit_scale")},

@@ -22,7 +22,7 @@ var _ = register(Architecture{
 	},
 	Keys: keys(decoderKeys, []Key{
 		{"attention.head_count_kv", u32, fixed(int64(1))},
-		{"attention.layer_norm_rms_epsilon", f32, field("rms_norm_eps")},
+		{"expert_used_count", u32, when(has("n_routed_experts"), field("num_experts_per_tok"))},
 		{"leading_dense_block_count", u32, deepseekDenseBlocks},
 		{"vocab_size", u32, size("vocab")},
 		{"attention.q_lora_rank", u32, maybe("q_lora_rank")},

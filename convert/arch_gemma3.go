@@ -23,7 +23,7 @@ var gemma3Dims = map[string]Dim{
 	"head_dim": {Fields: []string{"head_dim"}, Expr: "256"},
 }
 
-var gemma3Keys = keys(decoderKeys, []Key{
+var gemma3Keys = keys(without(modelKeys, "context_length", "attention.head_count"), []Key{
 	{"context_length", u32, fieldOr(int64(131072), "max_position_embeddings")},
 	{"attention.head_count", u32, size("heads")},
 	{"attention.head_count_kv", u32, size("kv_heads")},

@@ -19,9 +19,8 @@ var _ = register(Architecture{
 		"shared":    {Fields: []string{"n_shared_experts"}},
 		"shared_ff": {Expr: "shared*expert_ff"},
 	},
-	Keys: keys(decoderKeys, []Key{
+	Keys: keys(decoderKeys, moeKeys, []Key{
 		{"rope.dimension_count", u32, rotaryDims("head_dim", 0.5)},
-		{"expert_count", u32, maybe("n_routed_experts")},
 		{"expert_feed_forward_length", u32, maybe("moe_intermediate_size")},
 		{"expert_shared_count", u32, maybe("n_shared_experts")},
 		{"leading_dense_block_count", u32, maybe("first_k_dense_replace")},

@@ -7,7 +7,7 @@ var _ = register(Architecture{
 	Name:     "gpt-oss",
 	Classes:  []string{"GptOssForCausalLM"},
 	Prefixes: []string{"model."},
-	Keys: keys(decoderKeys, []Key{
+	Keys: keys(decoderKeys, moeKeys, []Key{
 		{"attention.sliding_window", u32, field("sliding_window")},
 		{"expert_feed_forward_length", u32, size("ff")},
 	}),

@@ -20,8 +20,10 @@ var _ = register(Architecture{
 	Vocab:     llamaVocab,
 })
 
-var llamaKeys = keys(decoderKeys, []Key{
+var llamaKeys = keys(without(decoderKeys, "rope.freq_base"), []Key{
 	{"attention.head_count_kv", u32, size("kv_heads")},
+	{"rope.freq_base", f32, llamaFreqBase},
+	{"expert_used_count", u32, when(has("num_local_experts"), field("num_experts_per_tok"))},
 	{"attention.key_length", u32, size("head_dim")},
 	{"attention.value_length", u32, size("head_dim")},
 	{"vocab_size", u32, size("vocab")},
@@ -70,4 +72,13 @@ var llamaVocab = tokenizer.Options{
 	SpacePrefixFromConfig: true,
 	Special:               []tokenizer.SpecialRule{{Role: "eot", ID: 32010, OnlySize: 32016}},
 	Flags:                 []tokenizer.FlagRule{{Name: "add_bos_token", Value: false, OnlySize: 49152}},
+}
+
+// llamaFreqBase: the configs of the first two Llamas leave out the base, which
+// was 10000 for all models then.
+func llamaFreqBase(m *Model) (any, error) {
+	if v := m.rope.Full["rope_theta"]; v != nil {
+		return v, nil
+	}
+	return 1e4, nil
 }

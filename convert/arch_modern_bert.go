@@ -9,7 +9,8 @@ var _ = register(Architecture{
 	Classes:  []string{"ModernBertModel", "ModernBertForMaskedLM", "ModernBertForSequenceClassification"},
 	Prefixes: []string{"model."},
 	Dims:     map[string]Dim{"labels": {Calc: countLabels}},
-	Keys: keys(decoderKeys, []Key{
+	Keys: keys(layerNormKeys, []Key{
+		{"rope.freq_base", f32, needFreqBase},
 		{"attention.causal", flag, fixed(false)},
 		{"pooling_type", u32, poolingType},
 		{"classifier.pooling_type", u32, classifierPooling},

@@ -6,7 +6,10 @@ var _ = register(Architecture{
 	Name:     "nemotron",
 	Classes:  []string{"NemotronForCausalLM"},
 	Prefixes: []string{"model."},
-	Keys: keys(decoderKeys, []Key{
+	Keys: keys(modelKeys, []Key{
+		{"rope.freq_base", f32, needFreqBase},
+		{"attention.key_length", u32, size("head_dim")},
+		{"attention.value_length", u32, size("head_dim")},
 		{"vocab_size", u32, size("vocab")},
 		{"attention.layer_norm_epsilon", f32, field("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps")},
 		{"rope.dimension_count", u32, rotaryDims("hidden/heads", 0)},

@@ -12,7 +12,8 @@ var _ = register(Architecture{
 	Name:     "nomic-bert",
 	Classes:  []string{"NomicBertModel"},
 	Prefixes: []string{"bert.", "model."},
-	Keys: keys(decoderKeys, []Key{
+	Keys: keys(layerNormKeys, []Key{
+		{"rope.freq_base", f32, needFreqBase},
 		{"context_length", u32, nomicContext},
 		{"attention.causal", flag, fixed(false)},
 		{"pooling_type", u32, poolingType},

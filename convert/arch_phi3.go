@@ -38,13 +38,6 @@ var _ = register(Architecture{
 	Vocab:     tokenizer.Options{AddedFromDefinition: true},
 })
 
-func needFreqBase(m *Model) (any, error) {
-	if v := m.rope.Full["rope_theta"]; v != nil {
-		return v, nil
-	}
-	return nil, missing(ropeBase...)
-}
-
 // phi3OriginalLength is the context the model was first trained on; transformers
 // takes 4096 where a Phi-3 config does not say.
 func phi3OriginalLength(m *Model) (any, error) {

@@ -5,6 +5,6 @@ var _ = register(Architecture{
 	Name:     "starcoder2",
 	Classes:  []string{"Starcoder2ForCausalLM"},
 	Prefixes: []string{"model."},
-	Keys:     decoderKeys,
+	Keys:     keys(layerNormKeys, []Key{{"rope.freq_base", f32, needFreqBase}}),
 	Tensors:  rules(embedding, plainAttention, preNorms, plainFFN("c_fc", "c_proj"), finalNorm, head),
 })

@@ -244,7 +244,7 @@ func (e *MissingFieldError) Error() string {
 	if len(e.Names) == 1 {
 		return fmt.Sprintf("config.json: %s is missing", e.Names[0])
 	}
-	return fmt.Sprintf("config.json: none of %s is there", strings.Join(e.Names, ", "))
+	return fmt.Sprintf("config.json: %s (or %s) is missing", e.Names[0], strings.Join(e.Names[1:], ", "))
 }
 
 func missing(names ...string) error { return &MissingFieldError{slices.Clone(names)} }

@@ -34,7 +34,7 @@ var dims = map[string]Dim{
 	"heads":       {Fields: []string{"num_attention_heads", "n_head", "n_heads"}},
 	"kv_heads":    {Fields: []string{"num_key_value_heads", "n_kv_heads"}, Expr: "heads"},
 	"head_dim":    {Fields: []string{"head_dim"}, Expr: "hidden/heads"},
-	"ff":          {Fields: []string{"intermediate_size", "n_inner", "hidden_dim"}},
+	"ff":          {Fields: []string{"prefix_dense_intermediate_size", "dense_intermediate_size", "intermediate_size", "n_inner", "hidden_dim"}},
 	"experts":     {Fields: []string{"num_local_experts", "num_experts", "n_routed_experts"}},
 	"expert_ff":   {Fields: []string{"moe_intermediate_size"}, Expr: "ff"},
 	"token_types": {Fields: []string{"type_vocab_size"}},

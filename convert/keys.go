@@ -243,15 +243,15 @@ func asInt(v any) (int64, error) {
 	return toInt(v)
 }
 
-// decoderKeys are the keys that upstream's TextModel gives every model whose
-// config has the field, in its order (conversion/base.py,
-// TextModel.set_gguf_parameters).
-var decoderKeys = []Key{
+// modelKeys are the keys that upstream's TextModel gives a model, in its order
+// (conversion/base.py, TextModel.set_gguf_parameters). llama.cpp cannot load a
+// file without the first ones, so that a config must have these fields.
+var modelKeys = []Key{
 	{"block_count", u32, size("layers")},
-	{"context_length", u32, maybe("max_position_embeddings", "n_ctx", "n_positions", "max_length", "max_sequence_length", "model_max_length")},
-	{"embedding_length", u32, maybe("hidden_size", "n_embd", "dim")},
-	{"feed_forward_length", u32, maybe("prefix_dense_intermediate_size", "dense_intermediate_size", "intermediate_size", "n_inner", "hidden_dim")},
-	{"attention.head_count", u32, maybe("num_attention_heads", "n_head", "n_heads")},
+	{"context_length", u32, field("max_position_embeddings", "n_ctx", "n_positions", "max_length", "max_sequence_length", "model_max_length")},
+	{"embedding_length", u32, size("hidden")},
+	{"feed_forward_length", u32, size("ff")},
+	{"attention.head_count", u32, field("num_attention_heads", "n_head", "n_heads")},
 	{"attention.head_count_kv", u32, maybe("num_key_value_heads", "n_kv_heads")},
 	{"attention.causal", flag, notCausal},
 	{"rope.scaling.type", text, ropeScalingType},
@@ -274,6 +274,22 @@ var decoderKeys = []Key{
 	{"attention.key_length", u32, maybe("head_dim")},
 	{"attention.value_length", u32, maybe("head_dim")},
 }
+
+// decoderKeys are those of models with RMS norms and rotary positions,
+// layerNormKeys of models with LayerNorms, and moeKeys come with experts.
+var (
+	decoderKeys = keys(modelKeys, []Key{
+		{"rope.freq_base", f32, needFreqBase},
+		{"attention.layer_norm_rms_epsilon", f32, field("rms_norm_eps", "norm_eps")},
+	})
+	layerNormKeys = keys(modelKeys, []Key{
+		{"attention.layer_norm_epsilon", f32, field("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")},
+	})
+	moeKeys = []Key{
+		{"expert_count", u32, size("experts")},
+		{"expert_used_count", u32, field("num_experts_per_tok", "num_experts_per_token", "top_k_experts")},
+	}
+)
 
 // keys joins key lists; of a name that comes twice the later value counts.
 func keys(lists ...[]Key) []Key { return slices.Concat(lists...) }
@@ -347,6 +363,14 @@ func mropeSections(m *Model) (any, error) {
 }
 
 func ropeFreqBase(m *Model) (any, error) { return m.rope.Full["rope_theta"], nil }
+
+// needFreqBase is ropeFreqBase of a config that must have it.
+func needFreqBase(m *Model) (any, error) {
+	if v := m.rope.Full["rope_theta"]; v != nil {
+		return v, nil
+	}
+	return nil, missing("rope_theta")
+}
 
 func ropeFreqBaseSliding(m *Model) (any, error) { return m.rope.Sliding["rope_theta"], nil }
 
