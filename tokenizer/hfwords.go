@@ -2,15 +2,17 @@ package tokenizer
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 )
 
-// span is a part of a word that a pattern matched, or did not.
+// span is a part of a word that a pattern matched, or did not. The spans of a
+// word follow each other without a gap.
 type span struct {
-	text  string
-	match bool
+	start, end int
+	match      bool
 }
 
 // newPreTokenizer returns the function of one pre-tokenizer of a
@@ -27,7 +29,7 @@ func newPreTokenizer(p PreTokenizer) (func([]part) ([]part, error), error) {
 			return splitWith(parts, func(s string) []string {
 				var out []string
 				for _, word := range strings.FieldsFunc(s, unicode.IsSpace) {
-					out = append(out, arrange("Isolated", spansOf(word, isPunctuation))...)
+					out = append(out, arrange("Isolated", word, spansOf(word, isPunctuation))...)
 				}
 				return out
 			}), nil
@@ -103,60 +105,54 @@ func splitter(behavior string, invert bool, match func(string) ([]span, error)) 
 					spans[i].match = !spans[i].match
 				}
 			}
-			return arrange(behavior, spans)
+			return arrange(behavior, s, spans)
 		})
 		return out, failed
 	}
 }
 
-// arrange makes words of spans (NormalizedString::split of tokenizers).
-func arrange(behavior string, spans []span) []string {
-	var out []string
+// arrange makes words of the spans of text (NormalizedString::split of
+// tokenizers).
+func arrange(behavior, text string, spans []span) []string {
+	var words []span
 	last := false
 	switch behavior {
 	case "Isolated":
-		for _, s := range spans {
-			out = append(out, s.text)
-		}
+		words = spans
 	case "Removed":
 		for _, s := range spans {
-			if !s.match {
-				out = append(out, s.text)
-			} else if len(out) == 0 {
-				out = append(out, "") // what follows does not start the text
+			if s.match {
+				s.end = s.start // empty, so that what follows does not start the text
 			}
+			words = append(words, s)
 		}
-	case "Contiguous":
+	case "Contiguous", "MergedWithPrevious":
 		for _, s := range spans {
-			if s.match == last && len(out) > 0 {
-				out[len(out)-1] += s.text
-			} else {
-				out = append(out, s.text)
+			joins := s.match && !last
+			if behavior == "Contiguous" {
+				joins = s.match == last
 			}
-			last = s.match
-		}
-	case "MergedWithPrevious":
-		for _, s := range spans {
-			if s.match && !last && len(out) > 0 {
-				out[len(out)-1] += s.text
+			if n := len(words); joins && n > 0 {
+				words[n-1].end = s.end
 			} else {
-				out = append(out, s.text)
+				words = append(words, s)
 			}
 			last = s.match
 		}
 	case "MergedWithNext":
-		for i := range spans {
-			s := spans[len(spans)-1-i]
-			if s.match && !last && len(out) > 0 {
-				out[len(out)-1] = s.text + out[len(out)-1]
+		for _, s := range slices.Backward(spans) {
+			if n := len(words); s.match && !last && n > 0 {
+				words[n-1].start = s.start
 			} else {
-				out = append(out, s.text)
+				words = append(words, s)
 			}
 			last = s.match
 		}
-		for i, j := 0, len(out)-1; i < j; i, j = i+1, j-1 {
-			out[i], out[j] = out[j], out[i]
-		}
+		slices.Reverse(words)
+	}
+	out := make([]string, len(words))
+	for i, w := range words {
+		out[i] = text[w.start:w.end]
 	}
 	return out
 }
@@ -170,39 +166,46 @@ func spansOf(s string, is func(rune) bool) []span {
 			continue
 		}
 		if i > last {
-			out = append(out, span{s[last:i], false})
+			out = append(out, span{last, i, false})
 		}
 		last = i + utf8.RuneLen(r)
-		out = append(out, span{s[i:last], true})
+		out = append(out, span{i, last, true})
 	}
 	if last < len(s) {
-		out = append(out, span{s[last:], false})
+		out = append(out, span{last, len(s), false})
 	}
 	return out
 }
 
+// literalSpans matches a fixed text.
 func literalSpans(s, pattern string) []span {
-	if pattern == "" {
-		return []span{{s, false}}
-	}
 	var out []span
-	for {
-		before, after, found := strings.Cut(s, pattern)
-		if before != "" {
-			out = append(out, span{before, false})
+	last := 0
+	for pattern != "" {
+		i := strings.Index(s[last:], pattern)
+		if i < 0 {
+			break
 		}
-		if !found {
-			return out
+		if i > 0 {
+			out = append(out, span{last, last + i, false})
 		}
-		out = append(out, span{pattern, true})
-		s = after
+		last += i + len(pattern)
+		out = append(out, span{last - len(pattern), last, true})
 	}
+	if last < len(s) {
+		out = append(out, span{last, len(s), false})
+	}
+	return out
 }
 
 func regexSpans(re *regex) func(string) ([]span, error) {
 	return func(s string) ([]span, error) {
 		var out []span
-		err := eachMatch(re, s, func(text string, match bool) { out = append(out, span{text, match}) })
+		at := 0
+		err := eachMatch(re, s, func(text string, match bool) {
+			out = append(out, span{at, at + len(text), match})
+			at += len(text)
+		})
 		return out, err
 	}
 }
@@ -254,7 +257,7 @@ func newMetaspace(p PreTokenizer) func([]part) ([]part, error) {
 				continue
 			}
 			out = append(out, splitWith([]part{{text, q.first}}, func(s string) []string {
-				return arrange("MergedWithNext", literalSpans(s, p.Replacement))
+				return arrange("MergedWithNext", s, literalSpans(s, p.Replacement))
 			})...)
 		}
 		return out, nil

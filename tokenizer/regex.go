@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode"
 	"unicode/utf8"
 )
@@ -16,7 +17,7 @@ import (
 // possessive quantifiers, class intersections and Unicode categories, which
 // Go's regexp leaves out by design. This file is that dialect and no more:
 //
-//	alternation, groups (plain, named, (?:), (?i:), (?i)), greedy, lazy and
+//	alternation, groups (plain, named, (?:), (?i:), (?i), (?m:)), greedy, lazy and
 //	possessive quantifiers, atomic groups, look-ahead, fixed-width look-behind,
 //	classes with ranges, nesting, negation and &&, \p{...}, \P{...}, \s \d \w
 //	\h, \b \B \A \z \Z ^ $ and the dot.
@@ -97,18 +98,26 @@ func unicodeProperty(name string) *charSet {
 	case "any":
 		return (&charSet{}).not()
 	}
-	for _, known := range []map[string]*unicode.RangeTable{unicode.Categories, unicode.Scripts, unicode.Properties} {
-		for k, t := range known {
-			if plainName(k) == plainName(name) {
-				return tables(t)
-			}
-		}
-	}
-	if long, ok := unicode.CategoryAliases[name]; ok {
-		return tables(unicode.Categories[long])
+	if t, ok := namedTables()[plainName(name)]; ok {
+		return tables(t)
 	}
 	return nil
 }
+
+// namedTables are Unicode's tables by plain name: properties, scripts, and
+// categories by their short and long names, the later over the earlier.
+var namedTables = sync.OnceValue(func() map[string]*unicode.RangeTable {
+	named := make(map[string]*unicode.RangeTable)
+	for _, known := range []map[string]*unicode.RangeTable{unicode.Properties, unicode.Scripts, unicode.Categories} {
+		for name, t := range known {
+			named[plainName(name)] = t
+		}
+	}
+	for long, short := range unicode.CategoryAliases {
+		named[plainName(long)] = unicode.Categories[short]
+	}
+	return named
+})
 
 func plainName(name string) string {
 	return strings.ToLower(strings.NewReplacer(" ", "", "-", "", "_", "").Replace(name))
@@ -208,12 +217,45 @@ func compileRegex(expr string, d *dialect) (*regex, error) {
 	return re, nil
 }
 
-// regexParser reads the syntax. fold is the state of the (?i) flag.
+// regexParser reads the syntax.
 type regexParser struct {
-	src  []rune
-	pos  int
-	d    *dialect
-	fold bool
+	src []rune
+	pos int
+	d   *dialect
+	regexFlags
+}
+
+// regexFlags are the flags that hold where the parser is: (?i) and Ruby's (?m),
+// with which the dot matches line ends.
+type regexFlags struct{ fold, dotAll bool }
+
+// flags reads flags such as "?i-m" up to the ':' or ')' that follows them. It
+// reads nothing where something else stands there.
+func (p *regexParser) flags() bool {
+	start, set, on := p.pos, p.regexFlags, true
+	if p.accept("?") {
+		for p.more() {
+			switch p.next() {
+			case 'i':
+				set.fold = on
+				continue
+			case 'm':
+				set.dotAll = on
+				continue
+			case '-':
+				on = false
+				continue
+			case ':', ')':
+				if p.pos -= 1; p.pos > start+1 {
+					p.regexFlags = set
+					return true
+				}
+			}
+			break
+		}
+	}
+	p.pos = start
+	return false
 }
 
 // maxGroupDepth bounds the depth of groups.
@@ -241,7 +283,7 @@ func (p *regexParser) alternation(depth int) (*regexNode, error) {
 	if depth > maxGroupDepth {
 		return nil, fmt.Errorf("groups nested deeper than %d", maxGroupDepth)
 	}
-	fold := p.fold
+	flags := p.regexFlags
 	alt := &regexNode{kind: kindAlt}
 	for {
 		seq, err := p.sequence(depth)
@@ -253,7 +295,7 @@ func (p *regexParser) alternation(depth int) (*regexNode, error) {
 			break
 		}
 	}
-	p.fold = fold // (?i) lasts to the end of its group
+	p.regexFlags = flags // (?i) lasts to the end of its group
 	if len(alt.subs) == 1 {
 		return alt.subs[0], nil
 	}
@@ -305,6 +347,9 @@ func (p *regexParser) atom(depth int) (*regexNode, error) {
 		}
 		return p.setNode(set), nil
 	case '.':
+		if p.dotAll {
+			return &regexNode{kind: kindSet, set: (&charSet{}).not()}, nil
+		}
 		return &regexNode{kind: kindSet, set: chars("\n").not()}, nil
 	case '^', '$':
 		return &regexNode{kind: kindAssert, assert: byte(c)}, nil
@@ -344,7 +389,7 @@ func (p *regexParser) group(depth int) (*regexNode, error) {
 			return &regexNode{kind: kindLook, behind: behind, negate: negate, subs: []*regexNode{n}}
 		}
 	}
-	fold := p.fold
+	flags := p.regexFlags
 	switch {
 	case p.accept("?:"):
 	case p.accept("?="):
@@ -357,16 +402,11 @@ func (p *regexParser) group(depth int) (*regexNode, error) {
 		wrap = look(true, true)
 	case p.accept("?>"):
 		wrap = func(n *regexNode) *regexNode { return &regexNode{kind: kindAtomic, subs: []*regexNode{n}} }
-	case p.accept("?i:"):
-		p.fold = true
-	case p.accept("?-i:"):
-		p.fold = false
-	case p.accept("?i)"):
-		p.fold = true
-		return nil, nil
-	case p.accept("?-i)"):
-		p.fold = false
-		return nil, nil
+	case p.flags():
+		if p.accept(")") {
+			return nil, nil
+		}
+		p.pos++ // the colon
 	case p.accept("?<"), p.accept("?P<"):
 		for p.more() && !p.looking('>') {
 			p.pos++
@@ -384,7 +424,7 @@ func (p *regexParser) group(depth int) (*regexNode, error) {
 	if !p.accept(")") {
 		return nil, errors.New("missing ')'")
 	}
-	p.fold = fold
+	p.regexFlags = flags
 	return wrap(n), nil
 }
 
