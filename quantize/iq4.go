@@ -133,16 +133,20 @@ func encodeIQ4_XS(dst []byte, src []float32, cols int, importance []float32) {
 		x, block := src[at:][:superBlock], dst[:sizeIQ4_XS]
 		dst = dst[sizeIQ4_XS:]
 		energy := float32(sumSquares(x) * (2.0 / superBlock))
-		var scales [8]float32
+		var scales, inverses [8]float32
 		for j := range scales {
 			scales[j] = searchIQ4(x[32*j:][:32], part(importance, at%cols+32*j, 32), energy)
 		}
-		finishIQ4_XS(block, x, &scales)
+		putScalesIQ4_XS(block, &scales, &inverses)
+		for j, inverse := range inverses {
+			packIQ4(block[8+16*j:][:16], x[32*j:], inverse)
+		}
 	}
 }
 
-// finishIQ4_XS quantizes the scales of a super-block and writes it.
-func finishIQ4_XS(block []byte, x []float32, scales *[8]float32) {
+// putScalesIQ4_XS quantizes and writes the scales of a super-block; it sets
+// inverses to the inverse scales of its groups.
+func putScalesIQ4_XS(block []byte, scales, inverses *[8]float32) {
 	clear(block[:8])
 	d := -signedPeak(scales[:]) / 32
 	binary.LittleEndian.PutUint16(block, halfBits(d))
@@ -150,7 +154,7 @@ func finishIQ4_XS(block []byte, x []float32, scales *[8]float32) {
 	var high uint16
 	for j, scale := range scales {
 		level := max(-32, min(31, nearestInt(float32(inverse*scale))))
-		packIQ4(block[8+16*j:][:16], x[32*j:], inverseOf(float32(d*float32(level))))
+		inverses[j] = inverseOf(float32(d * float32(level)))
 		code := uint8(level + 32)
 		block[4+j/2] |= code & 15 << (4 * (j % 2))
 		high |= uint16(code>>4) << (2 * j)

@@ -8,6 +8,7 @@
 package main
 
 import (
+	"flag"
 	"fmt"
 
 	. "github.com/mmcloughlin/avo/build"
@@ -16,8 +17,14 @@ import (
 )
 
 func main() {
-
+	lattices := flag.Bool("iq", false, "write the kernels of the IQ types, not the others")
+	flag.Parse()
 	ConstraintExpr("amd64,!purego")
+	if *lattices {
+		iq()
+		Generate()
+		return
+	}
 	for _, g := range []*gen{{name: "AVX512", lanes: 16}, {name: "AVX2", lanes: 8}} {
 		g.transpose()
 		g.searchMinimum("SearchMinimumByEnergy", byEnergy, false)

@@ -1,0 +1,10 @@
+package main
+
+// iq writes the kernels of the IQ types.
+func iq() {
+	for _, g := range []*gen{{name: "AVX512", lanes: 16}, {name: "AVX2", lanes: 8}} {
+		g.searchIQ4("SearchIQ4BySquare", bySquare)
+		g.searchIQ4("SearchIQ4Weighted", weighted)
+		g.packIQ4()
+	}
+}
