@@ -31,6 +31,8 @@ type symmetricBlock struct {
 	scales [16]float32
 	sums   [16]float32 // of the weights of the errors, with importance (Q3_K)
 	levels [superBlock]int8
+
+	scaleLevels [16]int8 // of Q3_K, from 0 to 63
 }
 
 func encodeQ3_K(dst []byte, src []float32, cols int, importance []float32) {
@@ -71,39 +73,52 @@ func searchWeightedQ3_K(b *symmetricBlock, x *[superBlock]float32, importance []
 // finishQ3_K quantizes the scales of a searched super-block and writes it: the
 // second half of quantize_row_q3_K_ref and _impl in ggml-quants.c.
 func finishQ3_K(dst []byte, b *symmetricBlock, x *[superBlock]float32, weighted bool) {
-	d := writeScalesQ3_K(dst, b, weighted)
-	for j := range 16 {
-		scale := d * float32(scaleQ3_K(dst, j))
-		if scale == 0 {
-			continue
+	var d float32
+	if weighted {
+		d = searchScale(32, b.scales[:], b.scaleLevels[:], b.sums[:])
+	} else {
+		d = b.spreadQ3_K()
+	}
+	b.writeQ3_K(dst, x, b.writeScalesQ3_K(dst, d))
+}
+
+// writeQ3_K rounds every weight again with the scales that dst now holds and
+// writes the levels. A sub-block whose scale has become zero keeps the levels
+// of the search.
+func (b *symmetricBlock) writeQ3_K(dst []byte, x *[superBlock]float32, d float32) {
+	for j, level := range b.scaleLevels {
+		if scale := d * float32(level-32); scale != 0 {
+			requantize(b.levels[16*j:][:16], x[16*j:], scale, 4)
 		}
-		requantize(b.levels[16*j:][:16], x[16*j:], scale, 4)
 	}
 	packQ3_K(dst, &b.levels)
 }
 
-// writeScalesQ3_K quantizes the scales, writes them with their own scale, and
-// returns this as a decoder will see it.
-func writeScalesQ3_K(dst []byte, b *symmetricBlock, weighted bool) float32 {
-	var d float32
-	var levels [16]int8
-	if weighted {
-		d = searchScale(32, b.scales[:], levels[:], b.sums[:])
-	} else if peak := signedPeak(b.scales[:]); peak != 0 {
-		inverse := -32 / peak
-		for j, scale := range b.scales {
-			level := int8(nearestInt(float32(inverse * scale)))
-			levels[j] = max(-32, min(31, level)) + 32
-		}
-		d = 1 / inverse
+// spreadQ3_K maps the scale of the largest magnitude to the level 0 and
+// returns the scale of the scales.
+func (b *symmetricBlock) spreadQ3_K() float32 {
+	peak := signedPeak(b.scales[:])
+	if peak == 0 {
+		clear(b.scaleLevels[:])
+		return 0
 	}
-	packed := dst[96:108]
-	clear(packed)
-	if weighted || d != 0 {
-		for j, l := range levels {
-			packed[j%8] |= uint8(l) & 15 << (j / 8 * 4)
-			packed[8+j%4] |= uint8(l) >> 4 << (j / 4 * 2)
-		}
+	inverse := -32 / peak
+	for j, scale := range b.scales {
+		level := int8(nearestInt(float32(inverse * scale)))
+		b.scaleLevels[j] = max(-32, min(31, level)) + 32
+	}
+	return 1 / inverse
+}
+
+// writeScalesQ3_K writes the levels of the scales, the low four bits first,
+// and their own scale d, which it returns as a decoder will see it.
+func (b *symmetricBlock) writeScalesQ3_K(dst []byte, d float32) float32 {
+	packed, l := (*[12]uint8)(dst[96:]), &b.scaleLevels
+	for j := range 8 {
+		packed[j] = uint8(l[j])&15 | uint8(l[j+8])<<4
+	}
+	for j := range 4 {
+		packed[8+j] = uint8(l[j])>>4 | uint8(l[j+4])>>4<<2 | uint8(l[j+8])>>4<<4 | uint8(l[j+12])>>4<<6
 	}
 	half := scaleBits(d)
 	binary.LittleEndian.PutUint16(dst[108:], half)

@@ -27,12 +27,15 @@ type workspace struct {
 	lanesX  [32 * simd.MaxLanes]float32
 	lanesW  [32 * simd.MaxLanes]float32
 	lanesL  [32 * simd.MaxLanes]float32
+	lanesQ  [48 * simd.MaxLanes]float32
 	minimum simd.MinimumState
 	scale   simd.ScaleState
-	zeros   simd.Lanes
+
+	scaleOfScales simd.ScaleState
+	zeros         simd.Lanes
 
 	// What the search found, by sub-block of the batch.
-	scales, lows, sums [batchBlocks * 16]float32
+	scales, lows, sums [16 * simd.MaxLanes]float32
 	failed             [batchBlocks]bool // super-blocks left to the plain encoder
 
 	energies [batchBlocks]float32
@@ -56,6 +59,7 @@ func init() {
 		} {
 			accelerate(name, Codec{Type: e.typ, Encode: e.encode})
 		}
+		accelerate(name, Codec{Type: gguf.Q3_K, Encode: scaleEncoder{kernels}.encodeQ3_K})
 		accelerate(name, Codec{Type: gguf.Q6_K, Encode: scaleEncoder{kernels}.encodeQ6_K})
 	}
 }
@@ -205,6 +209,9 @@ type scaleEncoder struct{ *simd.Kernels }
 
 // prepareScale fills in what a search for scales is given.
 func prepareScale(state *simd.ScaleState, top int32) {
+	if state.High[0] == float32(top-1) {
+		return
+	}
 	for i := range state.Low {
 		state.Low[i], state.High[i] = float32(-top), float32(top-1)
 	}
@@ -217,18 +224,29 @@ func prepareScale(state *simd.ScaleState, top int32) {
 	}
 }
 
-// searchBatch fits the sub-blocks of sixteen weights of a batch; weights of
-// errors are those of the workspace, or squares.
-func (e scaleEncoder) searchBatch(ws *workspace, x []float32, blocks int, weighted bool) {
+// search is how scaleEncoder fits sub-blocks.
+type search int
+
+const (
+	bySquare search = iota // searchScale without importance
+	weighted               // searchScale with the workspace's weights
+	refined                // refineScale
+)
+
+// searchBatch fits the sub-blocks of a batch, of sixteen weights each.
+func (e scaleEncoder) searchBatch(ws *workspace, x []float32, blocks int, how search) {
 	s := &ws.scale
 	clear(ws.failed[:])
 	for j := 0; j < blocks*16; j += e.Lanes {
 		e.Transpose(&ws.lanesX[0], &x[j*16], 16)
-		if weighted {
+		switch how {
+		case bySquare:
+			e.SearchScaleBySquare(&ws.lanesX[0], &ws.lanesW[0], &ws.lanesL[0], &s.Scale[0], 16, 2)
+		case weighted:
 			e.Transpose(&ws.lanesW[0], &ws.weights[j*16], 16)
-			e.SearchScaleWeighted(&ws.lanesX[0], &ws.lanesW[0], &ws.lanesL[0], &s.Scale[0], 16)
-		} else {
-			e.SearchScaleBySquare(&ws.lanesX[0], &ws.lanesW[0], &ws.lanesL[0], &s.Scale[0], 16)
+			e.SearchScaleWeighted(&ws.lanesX[0], &ws.lanesW[0], &ws.lanesL[0], &s.Scale[0], 16, 2)
+		case refined:
+			e.RefineScale(&ws.lanesX[0], &ws.lanesW[0], &ws.lanesL[0], &ws.lanesQ[0], &s.Scale[0])
 		}
 		copy(ws.scales[j:], s.Scale[:e.Lanes])
 		copy(ws.sums[j:], s.Sums[:e.Lanes])
@@ -240,18 +258,108 @@ func (e scaleEncoder) searchBatch(ws *workspace, x []float32, blocks int, weight
 	}
 }
 
+func (e scaleEncoder) encodeQ3_K(dst []byte, src []float32, cols int, importance []float32) {
+	ws := workspaces.Get().(*workspace)
+	defer workspaces.Put(ws)
+	for at := 0; at < len(src); at += batchBlocks * superBlock {
+		x, blocks := ws.load(src[at:])
+		how := refined
+		if importance != nil {
+			how = weighted
+			ws.sumSquares(x)
+			for i := range blocks {
+				ws.energies[i] = float32(2*ws.energies[i]) / superBlock
+				e.Weigh(&ws.weights[i*superBlock], &importance[(at+i*superBlock)%cols], &x[i*superBlock], ws.energies[i], superBlock)
+			}
+		}
+		prepareScale(&ws.scale, 4)
+		e.searchBatch(ws, x, blocks, how)
+		if importance != nil {
+			e.searchScalesOfScales(ws)
+		}
+		for i := range blocks {
+			var weights []float32
+			if importance != nil {
+				weights = importance[(at+i*superBlock)%cols:][:superBlock]
+			}
+			e.finishQ3_K(dst[:sizeQ3_K], ws, (*[superBlock]float32)(x[i*superBlock:]), i, weights)
+			dst = dst[sizeQ3_K:]
+		}
+	}
+}
+
+// searchScalesOfScales fits the scales of a batch's super-blocks to the scales
+// of their sub-blocks, one super-block per lane.
+func (e scaleEncoder) searchScalesOfScales(ws *workspace) {
+	e.Transpose(&ws.lanesX[0], &ws.scales[0], 16)
+	e.Transpose(&ws.lanesW[0], &ws.sums[0], 16)
+	prepareScale(&ws.scaleOfScales, 32)
+	e.SearchScaleWeighted(&ws.lanesX[0], &ws.lanesW[0], &ws.lanesL[0], &ws.scaleOfScales.Scale[0], 16, 1)
+	for i, worst := range ws.scaleOfScales.Worst[:batchBlocks] {
+		if !(worst < simd.Limit) {
+			ws.failed[i] = true
+		}
+	}
+}
+
+// finishQ3_K writes super-block i of the batch.
+func (e scaleEncoder) finishQ3_K(dst []byte, ws *workspace, x *[superBlock]float32, i int, importance []float32) {
+	if ws.failed[i] {
+		encodeQ3_K(dst, x[:], superBlock, importance)
+		return
+	}
+	b := &ws.symmetricBlock
+	scales := (*[16]float32)(ws.scales[i*16:])
+	var d float32
+	if importance == nil {
+		b.scales = *scales
+		d = b.spreadQ3_K()
+	} else {
+		d = ws.scaleOfScales.Scale[i]
+		clear(b.scaleLevels[:])
+		if inverse := ws.scaleOfScales.Inverse[i]; inverse != 0 {
+			for j, scale := range scales {
+				b.scaleLevels[j] = int8(32 + max(-32, min(31, nearestInt(float32(inverse*scale)))))
+			}
+		}
+	}
+	d = b.writeScalesQ3_K(dst, d)
+	whole := true
+	for j, level := range b.scaleLevels {
+		scale := d * float32(level-32)
+		ws.divisors[j], ws.offsets[j] = scale, 0
+		if scale != 0 {
+			continue
+		}
+		whole = false
+		if importance != nil {
+			searchWeightedQ3_K(b, x, importance, ws.energies[i], j)
+		} else {
+			refineScale(4, x[16*j:][:16], b.levels[16*j:])
+		}
+	}
+	if !whole {
+		b.writeQ3_K(dst, x, d)
+		return
+	}
+	e.DivideLevels(&ws.levels[0], &x[0], &ws.divisors[0], &ws.offsets[0], 16, -4, 3, 4)
+	simd.PackThrees(&dst[0], &ws.levels[0])
+}
+
 func (e scaleEncoder) encodeQ6_K(dst []byte, src []float32, cols int, importance []float32) {
 	ws := workspaces.Get().(*workspace)
 	defer workspaces.Put(ws)
 	prepareScale(&ws.scale, 32)
 	for at := 0; at < len(src); at += batchBlocks * superBlock {
 		x, blocks := ws.load(src[at:])
+		how := bySquare
 		if importance != nil {
+			how = weighted
 			for i := range blocks {
 				copy(ws.weights[i*superBlock:][:superBlock], importance[(at+i*superBlock)%cols:])
 			}
 		}
-		e.searchBatch(ws, x, blocks, importance != nil)
+		e.searchBatch(ws, x, blocks, how)
 		for i := range blocks {
 			var weights []float32
 			if importance != nil {

@@ -86,7 +86,7 @@ func (e *legacyEncoder) encodeBatch(ws *workspace, dst []byte, x []float32, at, 
 			scales, inverses, froms, worsts = &ws.minimum.Scale, &ws.minimum.Inverse, &ws.minimum.From, &ws.minimum.Worst
 			low, high, bias = 0, int32(1)<<e.bits-1, 0
 		} else {
-			k.SearchScaleWeighted(&ws.lanesX[0], &ws.lanesW[0], &ws.lanesL[0], &ws.scale.Scale[0], 32)
+			k.SearchScaleWeighted(&ws.lanesX[0], &ws.lanesW[0], &ws.lanesL[0], &ws.scale.Scale[0], 32, 2)
 		}
 		for i := range min(k.Lanes, len(x)/32-first) {
 			block, out := (*[32]float32)(padded[32*(first+i):]), dst[(first+i)*size:][:size]

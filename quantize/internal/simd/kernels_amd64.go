@@ -24,15 +24,20 @@ func SearchMinimumByMagnitudeAVX512(x *float32, w *float32, l *float32, s *float
 //go:noescape
 func SearchMinimumWeightedAVX512(x *float32, w *float32, l *float32, s *float32, n int)
 
-// SearchScaleBySquareAVX512 fits the scale of two registers of sub-blocks of n elements.
+// SearchScaleBySquareAVX512 fits the scale of one or two registers of sub-blocks of n elements.
 //
 //go:noescape
-func SearchScaleBySquareAVX512(x *float32, w *float32, wx *float32, s *float32, n int)
+func SearchScaleBySquareAVX512(x *float32, w *float32, wx *float32, s *float32, n int, registers int)
 
-// SearchScaleWeightedAVX512 fits the scale of two registers of sub-blocks of n elements.
+// SearchScaleWeightedAVX512 fits the scale of one or two registers of sub-blocks of n elements.
 //
 //go:noescape
-func SearchScaleWeightedAVX512(x *float32, w *float32, wx *float32, s *float32, n int)
+func SearchScaleWeightedAVX512(x *float32, w *float32, wx *float32, s *float32, n int, registers int)
+
+// RefineScaleAVX512 fits the scale of two registers of sub-blocks of 16 elements, level by level; l has room for 48 rows.
+//
+//go:noescape
+func RefineScaleAVX512(x *float32, w *float32, wx *float32, l *float32, s *float32)
 
 // DivideLevelsAVX512 writes the levels of runs of 16 weights; d and m hold one value per run.
 //
@@ -114,15 +119,20 @@ func SearchMinimumByMagnitudeAVX2(x *float32, w *float32, l *float32, s *float32
 //go:noescape
 func SearchMinimumWeightedAVX2(x *float32, w *float32, l *float32, s *float32, n int)
 
-// SearchScaleBySquareAVX2 fits the scale of two registers of sub-blocks of n elements.
+// SearchScaleBySquareAVX2 fits the scale of one or two registers of sub-blocks of n elements.
 //
 //go:noescape
-func SearchScaleBySquareAVX2(x *float32, w *float32, wx *float32, s *float32, n int)
+func SearchScaleBySquareAVX2(x *float32, w *float32, wx *float32, s *float32, n int, registers int)
 
-// SearchScaleWeightedAVX2 fits the scale of two registers of sub-blocks of n elements.
+// SearchScaleWeightedAVX2 fits the scale of one or two registers of sub-blocks of n elements.
 //
 //go:noescape
-func SearchScaleWeightedAVX2(x *float32, w *float32, wx *float32, s *float32, n int)
+func SearchScaleWeightedAVX2(x *float32, w *float32, wx *float32, s *float32, n int, registers int)
+
+// RefineScaleAVX2 fits the scale of two registers of sub-blocks of 16 elements, level by level; l has room for 48 rows.
+//
+//go:noescape
+func RefineScaleAVX2(x *float32, w *float32, wx *float32, l *float32, s *float32)
 
 // DivideLevelsAVX2 writes the levels of runs of 16 weights; d and m hold one value per run.
 //

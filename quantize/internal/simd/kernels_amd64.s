@@ -1427,15 +1427,16 @@ loop21:
 	VZEROUPPER
 	RET
 
-// func SearchScaleBySquareAVX512(x *float32, w *float32, wx *float32, s *float32, n int)
+// func SearchScaleBySquareAVX512(x *float32, w *float32, wx *float32, s *float32, n int, registers int)
 // Requires: AVX, AVX512DQ, AVX512F
-TEXT ·SearchScaleBySquareAVX512(SB), NOSPLIT, $0-40
+TEXT ·SearchScaleBySquareAVX512(SB), NOSPLIT, $0-48
 	MOVQ    x+0(FP), AX
 	MOVQ    w+8(FP), CX
 	MOVQ    wx+16(FP), DX
 	MOVQ    s+24(FP), BX
 	MOVQ    n+32(FP), SI
 	IMUL3Q  $0x00000080, SI, SI
+	MOVQ    registers+40(FP), DI
 	VMOVUPS bits7fffffff<>+0(SB), Z31
 	VMOVUPS bits4b400000<>+0(SB), Z30
 	VMOVUPS 512(BX), Z29
@@ -1444,23 +1445,23 @@ TEXT ·SearchScaleBySquareAVX512(SB), NOSPLIT, $0-40
 	VPXORD  Z4, Z4, Z4
 	VPXORD  Z5, Z5, Z5
 	VPXORD  Z6, Z6, Z6
-	XORQ    DI, DI
+	XORQ    R8, R8
 
 loop22:
-	VMOVUPS (AX)(DI*1), Z7
+	VMOVUPS (AX)(R8*1), Z7
 	VANDPS  Z31, Z7, Z8
 	VCMPPS  $0x1e, Z4, Z8, K1
 	VMOVAPS Z7, K1, Z0
 	VMAXPS  Z4, Z8, Z4
 	VMULPS  Z7, Z7, Z8
-	VMOVUPS Z8, (CX)(DI*1)
+	VMOVUPS Z8, (CX)(R8*1)
 	VADDPS  Z8, Z5, Z5
 	VMULPS  Z7, Z8, Z8
-	VMOVUPS Z8, (DX)(DI*1)
+	VMOVUPS Z8, (DX)(R8*1)
 	VSUBPS  Z8, Z8, Z8
 	VADDPS  Z8, Z6, Z6
-	ADDQ    $0x00000080, DI
-	CMPQ    DI, SI
+	ADDQ    $0x00000080, R8
+	CMPQ    R8, SI
 	JB      loop22
 	VMOVUPS Z5, 256(BX)
 	VMOVUPS Z6, 384(BX)
@@ -1469,36 +1470,36 @@ loop22:
 	VMOVAPS Z10, Z3
 	VPXORD  Z4, Z4, Z4
 	VPXORD  Z5, Z5, Z5
-	XORQ    DI, DI
+	XORQ    R8, R8
 
 loop23:
-	VMULPS  (AX)(DI*1), Z10, Z13
+	VMULPS  (AX)(R8*1), Z10, Z13
 	VADDPS  Z30, Z13, Z13
 	VSUBPS  Z30, Z13, Z13
 	VMAXPS  Z29, Z13, Z13
 	VMINPS  Z28, Z13, Z13
-	VMULPS  (DX)(DI*1), Z13, Z14
+	VMULPS  (DX)(R8*1), Z13, Z14
 	VADDPS  Z14, Z4, Z4
-	VMULPS  (CX)(DI*1), Z13, Z14
+	VMULPS  (CX)(R8*1), Z13, Z14
 	VMULPS  Z13, Z14, Z13
 	VADDPS  Z13, Z5, Z5
-	ADDQ    $0x00000080, DI
-	CMPQ    DI, SI
+	ADDQ    $0x00000080, R8
+	CMPQ    R8, SI
 	JB      loop23
 	VDIVPS  Z5, Z4, Z1
 	VPXORD  Z6, Z6, Z6
 	VCMPPS  $0x00, Z6, Z5, K1
 	VMOVAPS Z6, K1, Z1
 	VMULPS  Z4, Z1, Z2
-	LEAQ    768(BX), DI
-	MOVQ    $0x00000006, R8
+	LEAQ    768(BX), R8
+	MOVQ    $0x00000006, R9
 
 step24:
-	VBROADCASTSS (DI), Z10
+	VBROADCASTSS (R8), Z10
 	VDIVPS       Z0, Z10, Z10
-	VBROADCASTSS 4(DI), Z11
+	VBROADCASTSS 4(R8), Z11
 	VDIVPS       Z0, Z11, Z11
-	VBROADCASTSS 8(DI), Z12
+	VBROADCASTSS 8(R8), Z12
 	VDIVPS       Z0, Z12, Z12
 	VPXORD       Z4, Z4, Z4
 	VPXORD       Z5, Z5, Z5
@@ -1506,41 +1507,41 @@ step24:
 	VPXORD       Z7, Z7, Z7
 	VPXORD       Z8, Z8, Z8
 	VPXORD       Z9, Z9, Z9
-	XORQ         R9, R9
+	XORQ         R10, R10
 
 loop25:
-	VMULPS  (AX)(R9*1), Z10, Z13
+	VMULPS  (AX)(R10*1), Z10, Z13
 	VADDPS  Z30, Z13, Z13
 	VSUBPS  Z30, Z13, Z13
 	VMAXPS  Z29, Z13, Z13
 	VMINPS  Z28, Z13, Z13
-	VMULPS  (DX)(R9*1), Z13, Z14
+	VMULPS  (DX)(R10*1), Z13, Z14
 	VADDPS  Z14, Z4, Z4
-	VMULPS  (CX)(R9*1), Z13, Z14
+	VMULPS  (CX)(R10*1), Z13, Z14
 	VMULPS  Z13, Z14, Z13
 	VADDPS  Z13, Z5, Z5
-	VMULPS  (AX)(R9*1), Z11, Z15
+	VMULPS  (AX)(R10*1), Z11, Z15
 	VADDPS  Z30, Z15, Z15
 	VSUBPS  Z30, Z15, Z15
 	VMAXPS  Z29, Z15, Z15
 	VMINPS  Z28, Z15, Z15
-	VMULPS  (DX)(R9*1), Z15, Z16
+	VMULPS  (DX)(R10*1), Z15, Z16
 	VADDPS  Z16, Z6, Z6
-	VMULPS  (CX)(R9*1), Z15, Z16
+	VMULPS  (CX)(R10*1), Z15, Z16
 	VMULPS  Z15, Z16, Z15
 	VADDPS  Z15, Z7, Z7
-	VMULPS  (AX)(R9*1), Z12, Z17
+	VMULPS  (AX)(R10*1), Z12, Z17
 	VADDPS  Z30, Z17, Z17
 	VSUBPS  Z30, Z17, Z17
 	VMAXPS  Z29, Z17, Z17
 	VMINPS  Z28, Z17, Z17
-	VMULPS  (DX)(R9*1), Z17, Z18
+	VMULPS  (DX)(R10*1), Z17, Z18
 	VADDPS  Z18, Z8, Z8
-	VMULPS  (CX)(R9*1), Z17, Z18
+	VMULPS  (CX)(R10*1), Z17, Z18
 	VMULPS  Z17, Z18, Z17
 	VADDPS  Z17, Z9, Z9
-	ADDQ    $0x00000080, R9
-	CMPQ    R9, SI
+	ADDQ    $0x00000080, R10
+	CMPQ    R10, SI
 	JB      loop25
 	VMULPS  Z4, Z4, Z13
 	VMULPS  Z5, Z2, Z16
@@ -1575,8 +1576,8 @@ loop25:
 	VMULPS  Z8, Z13, Z13
 	VMOVAPS Z13, K1, Z2
 	VMOVAPS Z12, K1, Z3
-	ADDQ    $0x0000000c, DI
-	DECQ    R8
+	ADDQ    $0x0000000c, R8
+	DECQ    R9
 	JNZ     step24
 	VANDPS  Z31, Z0, Z4
 	VMOVUPS bits26901d7d<>+0(SB), Z5
@@ -1586,6 +1587,8 @@ loop25:
 	VMOVAPS Z5, K1, Z3
 	VMOVUPS Z1, (BX)
 	VMOVUPS Z3, 128(BX)
+	CMPQ    DI, $0x02
+	JNE     one
 	VPXORD  Z0, Z0, Z0
 	VPXORD  Z4, Z4, Z4
 	VPXORD  Z5, Z5, Z5
@@ -1732,6 +1735,8 @@ loop29:
 	VMOVAPS Z5, K1, Z3
 	VMOVUPS Z1, 64(BX)
 	VMOVUPS Z3, 192(BX)
+
+one:
 	VZEROUPPER
 	RET
 
@@ -1753,15 +1758,16 @@ DATA bits26901d7d<>+56(SB)/4, $0x26901d7d
 DATA bits26901d7d<>+60(SB)/4, $0x26901d7d
 GLOBL bits26901d7d<>(SB), RODATA|NOPTR, $64
 
-// func SearchScaleWeightedAVX512(x *float32, w *float32, wx *float32, s *float32, n int)
+// func SearchScaleWeightedAVX512(x *float32, w *float32, wx *float32, s *float32, n int, registers int)
 // Requires: AVX, AVX512DQ, AVX512F
-TEXT ·SearchScaleWeightedAVX512(SB), NOSPLIT, $0-40
+TEXT ·SearchScaleWeightedAVX512(SB), NOSPLIT, $0-48
 	MOVQ    x+0(FP), AX
 	MOVQ    w+8(FP), CX
 	MOVQ    wx+16(FP), DX
 	MOVQ    s+24(FP), BX
 	MOVQ    n+32(FP), SI
 	IMUL3Q  $0x00000080, SI, SI
+	MOVQ    registers+40(FP), DI
 	VMOVUPS bits7fffffff<>+0(SB), Z31
 	VMOVUPS bits4b400000<>+0(SB), Z30
 	VMOVUPS 512(BX), Z29
@@ -1770,22 +1776,22 @@ TEXT ·SearchScaleWeightedAVX512(SB), NOSPLIT, $0-40
 	VPXORD  Z4, Z4, Z4
 	VPXORD  Z5, Z5, Z5
 	VPXORD  Z6, Z6, Z6
-	XORQ    DI, DI
+	XORQ    R8, R8
 
 loop30:
-	VMOVUPS (AX)(DI*1), Z7
+	VMOVUPS (AX)(R8*1), Z7
 	VANDPS  Z31, Z7, Z8
 	VCMPPS  $0x1e, Z4, Z8, K1
 	VMOVAPS Z7, K1, Z0
 	VMAXPS  Z4, Z8, Z4
-	VMOVUPS (CX)(DI*1), Z8
+	VMOVUPS (CX)(R8*1), Z8
 	VADDPS  Z8, Z5, Z5
 	VMULPS  Z7, Z8, Z8
-	VMOVUPS Z8, (DX)(DI*1)
+	VMOVUPS Z8, (DX)(R8*1)
 	VSUBPS  Z8, Z8, Z8
 	VADDPS  Z8, Z6, Z6
-	ADDQ    $0x00000080, DI
-	CMPQ    DI, SI
+	ADDQ    $0x00000080, R8
+	CMPQ    R8, SI
 	JB      loop30
 	VMOVUPS Z5, 256(BX)
 	VMOVUPS Z6, 384(BX)
@@ -1794,36 +1800,36 @@ loop30:
 	VMOVAPS Z10, Z3
 	VPXORD  Z4, Z4, Z4
 	VPXORD  Z5, Z5, Z5
-	XORQ    DI, DI
+	XORQ    R8, R8
 
 loop31:
-	VMULPS  (AX)(DI*1), Z10, Z13
+	VMULPS  (AX)(R8*1), Z10, Z13
 	VADDPS  Z30, Z13, Z13
 	VSUBPS  Z30, Z13, Z13
 	VMAXPS  Z29, Z13, Z13
 	VMINPS  Z28, Z13, Z13
-	VMULPS  (DX)(DI*1), Z13, Z14
+	VMULPS  (DX)(R8*1), Z13, Z14
 	VADDPS  Z14, Z4, Z4
-	VMULPS  (CX)(DI*1), Z13, Z14
+	VMULPS  (CX)(R8*1), Z13, Z14
 	VMULPS  Z13, Z14, Z13
 	VADDPS  Z13, Z5, Z5
-	ADDQ    $0x00000080, DI
-	CMPQ    DI, SI
+	ADDQ    $0x00000080, R8
+	CMPQ    R8, SI
 	JB      loop31
 	VDIVPS  Z5, Z4, Z1
 	VPXORD  Z6, Z6, Z6
 	VCMPPS  $0x00, Z6, Z5, K1
 	VMOVAPS Z6, K1, Z1
 	VMULPS  Z4, Z1, Z2
-	LEAQ    768(BX), DI
-	MOVQ    $0x00000006, R8
+	LEAQ    768(BX), R8
+	MOVQ    $0x00000006, R9
 
 step32:
-	VBROADCASTSS (DI), Z10
+	VBROADCASTSS (R8), Z10
 	VDIVPS       Z0, Z10, Z10
-	VBROADCASTSS 4(DI), Z11
+	VBROADCASTSS 4(R8), Z11
 	VDIVPS       Z0, Z11, Z11
-	VBROADCASTSS 8(DI), Z12
+	VBROADCASTSS 8(R8), Z12
 	VDIVPS       Z0, Z12, Z12
 	VPXORD       Z4, Z4, Z4
 	VPXORD       Z5, Z5, Z5
@@ -1831,41 +1837,41 @@ step32:
 	VPXORD       Z7, Z7, Z7
 	VPXORD       Z8, Z8, Z8
 	VPXORD       Z9, Z9, Z9
-	XORQ         R9, R9
+	XORQ         R10, R10
 
 loop33:
-	VMULPS  (AX)(R9*1), Z10, Z13
+	VMULPS  (AX)(R10*1), Z10, Z13
 	VADDPS  Z30, Z13, Z13
 	VSUBPS  Z30, Z13, Z13
 	VMAXPS  Z29, Z13, Z13
 	VMINPS  Z28, Z13, Z13
-	VMULPS  (DX)(R9*1), Z13, Z14
+	VMULPS  (DX)(R10*1), Z13, Z14
 	VADDPS  Z14, Z4, Z4
-	VMULPS  (CX)(R9*1), Z13, Z14
+	VMULPS  (CX)(R10*1), Z13, Z14
 	VMULPS  Z13, Z14, Z13
 	VADDPS  Z13, Z5, Z5
-	VMULPS  (AX)(R9*1), Z11, Z15
+	VMULPS  (AX)(R10*1), Z11, Z15
 	VADDPS  Z30, Z15, Z15
 	VSUBPS  Z30, Z15, Z15
 	VMAXPS  Z29, Z15, Z15
 	VMINPS  Z28, Z15, Z15
-	VMULPS  (DX)(R9*1), Z15, Z16
+	VMULPS  (DX)(R10*1), Z15, Z16
 	VADDPS  Z16, Z6, Z6
-	VMULPS  (CX)(R9*1), Z15, Z16
+	VMULPS  (CX)(R10*1), Z15, Z16
 	VMULPS  Z15, Z16, Z15
 	VADDPS  Z15, Z7, Z7
-	VMULPS  (AX)(R9*1), Z12, Z17
+	VMULPS  (AX)(R10*1), Z12, Z17
 	VADDPS  Z30, Z17, Z17
 	VSUBPS  Z30, Z17, Z17
 	VMAXPS  Z29, Z17, Z17
 	VMINPS  Z28, Z17, Z17
-	VMULPS  (DX)(R9*1), Z17, Z18
+	VMULPS  (DX)(R10*1), Z17, Z18
 	VADDPS  Z18, Z8, Z8
-	VMULPS  (CX)(R9*1), Z17, Z18
+	VMULPS  (CX)(R10*1), Z17, Z18
 	VMULPS  Z17, Z18, Z17
 	VADDPS  Z17, Z9, Z9
-	ADDQ    $0x00000080, R9
-	CMPQ    R9, SI
+	ADDQ    $0x00000080, R10
+	CMPQ    R10, SI
 	JB      loop33
 	VMULPS  Z4, Z4, Z13
 	VMULPS  Z5, Z2, Z16
@@ -1900,8 +1906,8 @@ loop33:
 	VMULPS  Z8, Z13, Z13
 	VMOVAPS Z13, K1, Z2
 	VMOVAPS Z12, K1, Z3
-	ADDQ    $0x0000000c, DI
-	DECQ    R8
+	ADDQ    $0x0000000c, R8
+	DECQ    R9
 	JNZ     step32
 	VANDPS  Z31, Z0, Z4
 	VMOVUPS bits26901d7d<>+0(SB), Z5
@@ -1911,6 +1917,8 @@ loop33:
 	VMOVAPS Z5, K1, Z3
 	VMOVUPS Z1, (BX)
 	VMOVUPS Z3, 128(BX)
+	CMPQ    DI, $0x02
+	JNE     one
 	VPXORD  Z0, Z0, Z0
 	VPXORD  Z4, Z4, Z4
 	VPXORD  Z5, Z5, Z5
@@ -2056,43 +2064,286 @@ loop37:
 	VMOVAPS Z5, K1, Z3
 	VMOVUPS Z1, 64(BX)
 	VMOVUPS Z3, 192(BX)
+
+one:
 	VZEROUPPER
 	RET
 
-// func DivideLevelsAVX512(levels *byte, x *float32, d *float32, m *float32, runs int, low int32, high int32, bias int32)
+// func RefineScaleAVX512(x *float32, w *float32, wx *float32, l *float32, s *float32)
 // Requires: AVX, AVX512DQ, AVX512F
-TEXT ·DivideLevelsAVX512(SB), NOSPLIT, $0-52
-	MOVQ         levels+0(FP), AX
-	MOVQ         x+8(FP), CX
-	MOVQ         d+16(FP), DX
-	MOVQ         m+24(FP), BX
-	MOVQ         runs+32(FP), SI
-	VBROADCASTSS low+40(FP), Z10
-	VBROADCASTSS high+44(FP), Z11
-	VBROADCASTSS bias+48(FP), Z12
-	VMOVUPS      bits007fffff<>+0(SB), Z13
-	VMOVUPS      bits00400000<>+0(SB), Z14
-	VMOVUPS      bits4b400000<>+0(SB), Z31
+TEXT ·RefineScaleAVX512(SB), NOSPLIT, $0-40
+	MOVQ    x+0(FP), AX
+	MOVQ    w+8(FP), CX
+	MOVQ    wx+16(FP), DX
+	MOVQ    l+24(FP), BX
+	MOVQ    s+32(FP), SI
+	MOVQ    $0x00000800, DI
+	VMOVUPS bits7fffffff<>+0(SB), Z31
+	VMOVUPS bits4b400000<>+0(SB), Z30
+	VMOVUPS bits007fffff<>+0(SB), Z29
+	VMOVUPS bits00400000<>+0(SB), Z28
+	VMOVUPS bitsbefff2e5<>+0(SB), Z27
+	VMOVUPS bits3efff2e5<>+0(SB), Z26
+	VMOVUPS bitsff800000<>+0(SB), Z25
+	VMOVUPS bits7f800000<>+0(SB), Z24
+	VMOVUPS bits17800000<>+0(SB), Z23
+	VMOVUPS bits00000000<>+0(SB), Z22
+	VMOVUPS 512(SI), Z21
+	VMOVUPS 640(SI), Z20
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	XORQ    R8, R8
 
 loop38:
-	VBROADCASTSS (BX), Z4
-	VMOVUPS      (CX), Z0
-	VADDPS       Z4, Z0, Z0
-	VBROADCASTSS (DX), Z4
-	VDIVPS       Z4, Z0, Z0
-	VADDPS       Z31, Z0, Z0
-	VANDPS       Z13, Z0, Z0
-	VPSUBD       Z14, Z0, Z0
-	VPMINSD      Z11, Z0, Z0
-	VPMAXSD      Z10, Z0, Z0
-	VPADDD       Z12, Z0, Z0
-	VPMOVDB      Z0, (AX)
-	ADDQ         $0x10, AX
-	ADDQ         $0x40, CX
-	ADDQ         $0x04, DX
-	ADDQ         $0x04, BX
-	DECQ         SI
-	JNZ          loop38
+	VMOVUPS (AX)(R8*1), Z7
+	VANDPS  Z31, Z7, Z8
+	VCMPPS  $0x1e, Z5, Z8, K1
+	VMOVAPS Z7, K1, Z4
+	VMAXPS  Z5, Z8, Z5
+	VMULPS  Z7, Z7, Z8
+	VMOVUPS Z8, (CX)(R8*1)
+	VMULPS  Z7, Z8, Z8
+	VMOVUPS Z8, (DX)(R8*1)
+	VSUBPS  Z8, Z8, Z8
+	VADDPS  Z8, Z6, Z6
+	ADDQ    $0x00000080, R8
+	CMPQ    R8, DI
+	JB      loop38
+	VMOVUPS Z6, 384(SI)
+	VMOVUPS Z5, 256(SI)
+	VMOVUPS Z21, Z6
+	VDIVPS  Z4, Z6, Z6
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z2, Z2, Z2
+	XORQ    R8, R8
+
+loop39:
+	VMULPS  (AX)(R8*1), Z6, Z7
+	VADDPS  Z30, Z7, Z7
+	VSUBPS  Z30, Z7, Z7
+	VMAXPS  Z21, Z7, Z7
+	VMINPS  Z20, Z7, Z7
+	VMOVUPS Z7, (BX)(R8*1)
+	VMULPS  (DX)(R8*1), Z7, Z8
+	VADDPS  Z8, Z0, Z0
+	VMULPS  (CX)(R8*1), Z7, Z8
+	VMULPS  Z7, Z8, Z8
+	VADDPS  Z8, Z2, Z2
+	VMOVUPS Z27, Z9
+	VCMPPS  $0x00, Z21, Z7, K4
+	VMOVAPS Z25, K4, Z9
+	VMOVUPS Z9, 2048(BX)(R8*1)
+	VMOVUPS Z26, Z9
+	VCMPPS  $0x00, Z20, Z7, K4
+	VMOVAPS Z24, K4, Z9
+	VMOVUPS Z9, 4096(BX)(R8*1)
+	ADDQ    $0x00000080, R8
+	CMPQ    R8, DI
+	JB      loop39
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	XORQ    R8, R8
+
+loop40:
+	VMOVUPS 64(AX)(R8*1), Z7
+	VANDPS  Z31, Z7, Z8
+	VCMPPS  $0x1e, Z5, Z8, K1
+	VMOVAPS Z7, K1, Z4
+	VMAXPS  Z5, Z8, Z5
+	VMULPS  Z7, Z7, Z8
+	VMOVUPS Z8, 64(CX)(R8*1)
+	VMULPS  Z7, Z8, Z8
+	VMOVUPS Z8, 64(DX)(R8*1)
+	VSUBPS  Z8, Z8, Z8
+	VADDPS  Z8, Z6, Z6
+	ADDQ    $0x00000080, R8
+	CMPQ    R8, DI
+	JB      loop40
+	VMOVUPS Z6, 448(SI)
+	VMOVUPS Z5, 320(SI)
+	VMOVUPS Z21, Z6
+	VDIVPS  Z4, Z6, Z6
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z3, Z3, Z3
+	XORQ    R8, R8
+
+loop41:
+	VMULPS  64(AX)(R8*1), Z6, Z7
+	VADDPS  Z30, Z7, Z7
+	VSUBPS  Z30, Z7, Z7
+	VMAXPS  Z21, Z7, Z7
+	VMINPS  Z20, Z7, Z7
+	VMOVUPS Z7, 64(BX)(R8*1)
+	VMULPS  64(DX)(R8*1), Z7, Z8
+	VADDPS  Z8, Z1, Z1
+	VMULPS  64(CX)(R8*1), Z7, Z8
+	VMULPS  Z7, Z8, Z8
+	VADDPS  Z8, Z3, Z3
+	VMOVUPS Z27, Z9
+	VCMPPS  $0x00, Z21, Z7, K4
+	VMOVAPS Z25, K4, Z9
+	VMOVUPS Z9, 2112(BX)(R8*1)
+	VMOVUPS Z26, Z9
+	VCMPPS  $0x00, Z20, Z7, K4
+	VMOVAPS Z24, K4, Z9
+	VMOVUPS Z9, 4160(BX)(R8*1)
+	ADDQ    $0x00000080, R8
+	CMPQ    R8, DI
+	JB      loop41
+	MOVQ    $0x00000005, R8
+
+round42:
+	XORL R9, R9
+	XORQ R10, R10
+
+loop43:
+	VMOVUPS   (BX)(R10*1), Z7
+	VMULPS    (DX)(R10*1), Z7, Z4
+	VSUBPS    Z4, Z0, Z4
+	VMULPS    (CX)(R10*1), Z7, Z5
+	VMULPS    Z7, Z5, Z5
+	VSUBPS    Z5, Z2, Z5
+	VMULPS    (AX)(R10*1), Z5, Z6
+	VMULPS    Z7, Z4, Z8
+	VSUBPS    Z8, Z6, Z8
+	VMULPS    2048(BX)(R10*1), Z4, Z9
+	VMULPS    4096(BX)(R10*1), Z4, Z10
+	VCMPPS    $0x1e, Z9, Z8, K1
+	VCMPPS    $0x11, Z10, Z8, K1, K1
+	VCMPPS    $0x1e, Z23, Z4, K1, K1
+	VCMPPS    $0x1e, Z22, Z4, K2
+	KANDNW    K2, K1, K1
+	KMOVW     K1, R11
+	TESTL     R11, R11
+	JZ        skip44
+	VDIVPS    Z4, Z6, Z8
+	VADDPS    Z30, Z8, Z8
+	VANDPS    Z29, Z8, Z8
+	VPSUBD    Z28, Z8, Z8
+	VCVTDQ2PS Z8, Z8
+	VMINPS    Z20, Z8, Z8
+	VMAXPS    Z21, Z8, Z8
+	VCMPPS    $0x1e, Z22, Z4, K1
+	VCMPPS    $0x04, Z7, Z8, K2
+	KANDW     K2, K1, K1
+	VMULPS    (DX)(R10*1), Z8, Z11
+	VADDPS    Z11, Z4, Z4
+	VMULPS    (CX)(R10*1), Z8, Z11
+	VMULPS    Z8, Z11, Z11
+	VADDPS    Z11, Z5, Z5
+	VCMPPS    $0x1e, Z22, Z5, K2
+	KANDW     K2, K1, K1
+	VMULPS    Z4, Z4, Z11
+	VMULPS    Z2, Z11, Z11
+	VMULPS    Z0, Z0, Z12
+	VMULPS    Z5, Z12, Z12
+	VCMPPS    $0x1e, Z12, Z11, K2
+	KANDW     K2, K1, K1
+	VMOVAPS   Z4, K1, Z0
+	VMOVAPS   Z5, K1, Z2
+	VMOVAPS   Z8, K1, Z7
+	VMOVUPS   Z7, (BX)(R10*1)
+	KMOVW     K1, R11
+	ORL       R11, R9
+	VMOVUPS   Z27, Z11
+	VCMPPS    $0x00, Z21, Z7, K4
+	VMOVAPS   Z25, K4, Z11
+	VMOVUPS   Z11, 2048(BX)(R10*1)
+	VMOVUPS   Z26, Z11
+	VCMPPS    $0x00, Z20, Z7, K4
+	VMOVAPS   Z24, K4, Z11
+	VMOVUPS   Z11, 4096(BX)(R10*1)
+
+skip44:
+	VMOVUPS   64(BX)(R10*1), Z7
+	VMULPS    64(DX)(R10*1), Z7, Z4
+	VSUBPS    Z4, Z1, Z4
+	VMULPS    64(CX)(R10*1), Z7, Z5
+	VMULPS    Z7, Z5, Z5
+	VSUBPS    Z5, Z3, Z5
+	VMULPS    64(AX)(R10*1), Z5, Z6
+	VMULPS    Z7, Z4, Z8
+	VSUBPS    Z8, Z6, Z8
+	VMULPS    2112(BX)(R10*1), Z4, Z9
+	VMULPS    4160(BX)(R10*1), Z4, Z10
+	VCMPPS    $0x1e, Z9, Z8, K1
+	VCMPPS    $0x11, Z10, Z8, K1, K1
+	VCMPPS    $0x1e, Z23, Z4, K1, K1
+	VCMPPS    $0x1e, Z22, Z4, K2
+	KANDNW    K2, K1, K1
+	KMOVW     K1, R11
+	TESTL     R11, R11
+	JZ        skip45
+	VDIVPS    Z4, Z6, Z8
+	VADDPS    Z30, Z8, Z8
+	VANDPS    Z29, Z8, Z8
+	VPSUBD    Z28, Z8, Z8
+	VCVTDQ2PS Z8, Z8
+	VMINPS    Z20, Z8, Z8
+	VMAXPS    Z21, Z8, Z8
+	VCMPPS    $0x1e, Z22, Z4, K1
+	VCMPPS    $0x04, Z7, Z8, K2
+	KANDW     K2, K1, K1
+	VMULPS    64(DX)(R10*1), Z8, Z11
+	VADDPS    Z11, Z4, Z4
+	VMULPS    64(CX)(R10*1), Z8, Z11
+	VMULPS    Z8, Z11, Z11
+	VADDPS    Z11, Z5, Z5
+	VCMPPS    $0x1e, Z22, Z5, K2
+	KANDW     K2, K1, K1
+	VMULPS    Z4, Z4, Z11
+	VMULPS    Z3, Z11, Z11
+	VMULPS    Z1, Z1, Z12
+	VMULPS    Z5, Z12, Z12
+	VCMPPS    $0x1e, Z12, Z11, K2
+	KANDW     K2, K1, K1
+	VMOVAPS   Z4, K1, Z1
+	VMOVAPS   Z5, K1, Z3
+	VMOVAPS   Z8, K1, Z7
+	VMOVUPS   Z7, 64(BX)(R10*1)
+	KMOVW     K1, R11
+	ORL       R11, R9
+	VMOVUPS   Z27, Z11
+	VCMPPS    $0x00, Z21, Z7, K4
+	VMOVAPS   Z25, K4, Z11
+	VMOVUPS   Z11, 2112(BX)(R10*1)
+	VMOVUPS   Z26, Z11
+	VCMPPS    $0x00, Z20, Z7, K4
+	VMOVAPS   Z24, K4, Z11
+	VMOVUPS   Z11, 4160(BX)(R10*1)
+
+skip45:
+	ADDQ  $0x00000080, R10
+	CMPQ  R10, DI
+	JB    loop43
+	TESTL R9, R9
+	JZ    done46
+	DECQ  R8
+	JNZ   round42
+
+done46:
+	VDIVPS  Z2, Z0, Z4
+	VPXORD  Z6, Z6, Z6
+	VCMPPS  $0x1e, Z6, Z2, K1
+	VMOVAPS Z6, Z7
+	VMOVAPS Z4, K1, Z7
+	VMOVUPS 256(SI), Z4
+	VMOVUPS bits26901d7d<>+0(SB), Z8
+	VCMPPS  $0x11, Z8, Z4, K1
+	VMOVAPS Z6, K1, Z7
+	VMOVUPS Z7, (SI)
+	VDIVPS  Z3, Z1, Z4
+	VPXORD  Z6, Z6, Z6
+	VCMPPS  $0x1e, Z6, Z3, K1
+	VMOVAPS Z6, Z7
+	VMOVAPS Z4, K1, Z7
+	VMOVUPS 320(SI), Z4
+	VMOVUPS bits26901d7d<>+0(SB), Z8
+	VCMPPS  $0x11, Z8, Z4, K1
+	VMOVAPS Z6, K1, Z7
+	VMOVUPS Z7, 64(SI)
 	VZEROUPPER
 	RET
 
@@ -2132,6 +2383,133 @@ DATA bits00400000<>+56(SB)/4, $0x00400000
 DATA bits00400000<>+60(SB)/4, $0x00400000
 GLOBL bits00400000<>(SB), RODATA|NOPTR, $64
 
+DATA bitsbefff2e5<>+0(SB)/4, $0xbefff2e5
+DATA bitsbefff2e5<>+4(SB)/4, $0xbefff2e5
+DATA bitsbefff2e5<>+8(SB)/4, $0xbefff2e5
+DATA bitsbefff2e5<>+12(SB)/4, $0xbefff2e5
+DATA bitsbefff2e5<>+16(SB)/4, $0xbefff2e5
+DATA bitsbefff2e5<>+20(SB)/4, $0xbefff2e5
+DATA bitsbefff2e5<>+24(SB)/4, $0xbefff2e5
+DATA bitsbefff2e5<>+28(SB)/4, $0xbefff2e5
+DATA bitsbefff2e5<>+32(SB)/4, $0xbefff2e5
+DATA bitsbefff2e5<>+36(SB)/4, $0xbefff2e5
+DATA bitsbefff2e5<>+40(SB)/4, $0xbefff2e5
+DATA bitsbefff2e5<>+44(SB)/4, $0xbefff2e5
+DATA bitsbefff2e5<>+48(SB)/4, $0xbefff2e5
+DATA bitsbefff2e5<>+52(SB)/4, $0xbefff2e5
+DATA bitsbefff2e5<>+56(SB)/4, $0xbefff2e5
+DATA bitsbefff2e5<>+60(SB)/4, $0xbefff2e5
+GLOBL bitsbefff2e5<>(SB), RODATA|NOPTR, $64
+
+DATA bits3efff2e5<>+0(SB)/4, $0x3efff2e5
+DATA bits3efff2e5<>+4(SB)/4, $0x3efff2e5
+DATA bits3efff2e5<>+8(SB)/4, $0x3efff2e5
+DATA bits3efff2e5<>+12(SB)/4, $0x3efff2e5
+DATA bits3efff2e5<>+16(SB)/4, $0x3efff2e5
+DATA bits3efff2e5<>+20(SB)/4, $0x3efff2e5
+DATA bits3efff2e5<>+24(SB)/4, $0x3efff2e5
+DATA bits3efff2e5<>+28(SB)/4, $0x3efff2e5
+DATA bits3efff2e5<>+32(SB)/4, $0x3efff2e5
+DATA bits3efff2e5<>+36(SB)/4, $0x3efff2e5
+DATA bits3efff2e5<>+40(SB)/4, $0x3efff2e5
+DATA bits3efff2e5<>+44(SB)/4, $0x3efff2e5
+DATA bits3efff2e5<>+48(SB)/4, $0x3efff2e5
+DATA bits3efff2e5<>+52(SB)/4, $0x3efff2e5
+DATA bits3efff2e5<>+56(SB)/4, $0x3efff2e5
+DATA bits3efff2e5<>+60(SB)/4, $0x3efff2e5
+GLOBL bits3efff2e5<>(SB), RODATA|NOPTR, $64
+
+DATA bitsff800000<>+0(SB)/4, $0xff800000
+DATA bitsff800000<>+4(SB)/4, $0xff800000
+DATA bitsff800000<>+8(SB)/4, $0xff800000
+DATA bitsff800000<>+12(SB)/4, $0xff800000
+DATA bitsff800000<>+16(SB)/4, $0xff800000
+DATA bitsff800000<>+20(SB)/4, $0xff800000
+DATA bitsff800000<>+24(SB)/4, $0xff800000
+DATA bitsff800000<>+28(SB)/4, $0xff800000
+DATA bitsff800000<>+32(SB)/4, $0xff800000
+DATA bitsff800000<>+36(SB)/4, $0xff800000
+DATA bitsff800000<>+40(SB)/4, $0xff800000
+DATA bitsff800000<>+44(SB)/4, $0xff800000
+DATA bitsff800000<>+48(SB)/4, $0xff800000
+DATA bitsff800000<>+52(SB)/4, $0xff800000
+DATA bitsff800000<>+56(SB)/4, $0xff800000
+DATA bitsff800000<>+60(SB)/4, $0xff800000
+GLOBL bitsff800000<>(SB), RODATA|NOPTR, $64
+
+DATA bits7f800000<>+0(SB)/4, $0x7f800000
+DATA bits7f800000<>+4(SB)/4, $0x7f800000
+DATA bits7f800000<>+8(SB)/4, $0x7f800000
+DATA bits7f800000<>+12(SB)/4, $0x7f800000
+DATA bits7f800000<>+16(SB)/4, $0x7f800000
+DATA bits7f800000<>+20(SB)/4, $0x7f800000
+DATA bits7f800000<>+24(SB)/4, $0x7f800000
+DATA bits7f800000<>+28(SB)/4, $0x7f800000
+DATA bits7f800000<>+32(SB)/4, $0x7f800000
+DATA bits7f800000<>+36(SB)/4, $0x7f800000
+DATA bits7f800000<>+40(SB)/4, $0x7f800000
+DATA bits7f800000<>+44(SB)/4, $0x7f800000
+DATA bits7f800000<>+48(SB)/4, $0x7f800000
+DATA bits7f800000<>+52(SB)/4, $0x7f800000
+DATA bits7f800000<>+56(SB)/4, $0x7f800000
+DATA bits7f800000<>+60(SB)/4, $0x7f800000
+GLOBL bits7f800000<>(SB), RODATA|NOPTR, $64
+
+DATA bits17800000<>+0(SB)/4, $0x17800000
+DATA bits17800000<>+4(SB)/4, $0x17800000
+DATA bits17800000<>+8(SB)/4, $0x17800000
+DATA bits17800000<>+12(SB)/4, $0x17800000
+DATA bits17800000<>+16(SB)/4, $0x17800000
+DATA bits17800000<>+20(SB)/4, $0x17800000
+DATA bits17800000<>+24(SB)/4, $0x17800000
+DATA bits17800000<>+28(SB)/4, $0x17800000
+DATA bits17800000<>+32(SB)/4, $0x17800000
+DATA bits17800000<>+36(SB)/4, $0x17800000
+DATA bits17800000<>+40(SB)/4, $0x17800000
+DATA bits17800000<>+44(SB)/4, $0x17800000
+DATA bits17800000<>+48(SB)/4, $0x17800000
+DATA bits17800000<>+52(SB)/4, $0x17800000
+DATA bits17800000<>+56(SB)/4, $0x17800000
+DATA bits17800000<>+60(SB)/4, $0x17800000
+GLOBL bits17800000<>(SB), RODATA|NOPTR, $64
+
+// func DivideLevelsAVX512(levels *byte, x *float32, d *float32, m *float32, runs int, low int32, high int32, bias int32)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·DivideLevelsAVX512(SB), NOSPLIT, $0-52
+	MOVQ         levels+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         d+16(FP), DX
+	MOVQ         m+24(FP), BX
+	MOVQ         runs+32(FP), SI
+	VBROADCASTSS low+40(FP), Z10
+	VBROADCASTSS high+44(FP), Z11
+	VBROADCASTSS bias+48(FP), Z12
+	VMOVUPS      bits007fffff<>+0(SB), Z13
+	VMOVUPS      bits00400000<>+0(SB), Z14
+	VMOVUPS      bits4b400000<>+0(SB), Z31
+
+loop47:
+	VBROADCASTSS (BX), Z4
+	VMOVUPS      (CX), Z0
+	VADDPS       Z4, Z0, Z0
+	VBROADCASTSS (DX), Z4
+	VDIVPS       Z4, Z0, Z0
+	VADDPS       Z31, Z0, Z0
+	VANDPS       Z13, Z0, Z0
+	VPSUBD       Z14, Z0, Z0
+	VPMINSD      Z11, Z0, Z0
+	VPMAXSD      Z10, Z0, Z0
+	VPADDD       Z12, Z0, Z0
+	VPMOVDB      Z0, (AX)
+	ADDQ         $0x10, AX
+	ADDQ         $0x40, CX
+	ADDQ         $0x04, DX
+	ADDQ         $0x04, BX
+	DECQ         SI
+	JNZ          loop47
+	VZEROUPPER
+	RET
+
 // func MultiplyLevelsAVX512(levels *byte, x *float32, d *float32, m *float32, runs int, low int32, high int32, bias int32)
 // Requires: AVX, AVX512DQ, AVX512F
 TEXT ·MultiplyLevelsAVX512(SB), NOSPLIT, $0-52
@@ -2147,7 +2525,7 @@ TEXT ·MultiplyLevelsAVX512(SB), NOSPLIT, $0-52
 	VMOVUPS      bits00400000<>+0(SB), Z14
 	VMOVUPS      bits4b400000<>+0(SB), Z31
 
-loop39:
+loop48:
 	VBROADCASTSS (BX), Z4
 	VMOVUPS      (CX), Z0
 	VSUBPS       Z4, Z0, Z0
@@ -2165,7 +2543,7 @@ loop39:
 	ADDQ         $0x04, DX
 	ADDQ         $0x04, BX
 	DECQ         SI
-	JNZ          loop39
+	JNZ          loop48
 	VZEROUPPER
 	RET
 
@@ -2180,7 +2558,7 @@ TEXT ·WeighAVX512(SB), NOSPLIT, $0-40
 	SHLQ         $0x02, BX
 	XORQ         SI, SI
 
-loop40:
+loop49:
 	VMOVUPS (DX)(SI*1), Z1
 	VMULPS  Z1, Z1, Z1
 	VADDPS  Z1, Z0, Z1
@@ -2189,7 +2567,7 @@ loop40:
 	VMOVUPS Z1, (AX)(SI*1)
 	ADDQ    $0x00000040, SI
 	CMPQ    SI, BX
-	JB      loop40
+	JB      loop49
 	VZEROUPPER
 	RET
 
@@ -2201,21 +2579,21 @@ TEXT ·EncodeHalvesAVX512(SB), NOSPLIT, $0-32
 	MOVQ n+16(FP), DX
 	MOVQ DX, BX
 
-loop41:
+loop50:
 	CMPQ      BX, $0x10
-	JB        stop42
+	JB        stop51
 	VMOVUPS   (CX), Z0
 	VCMPPS    $0x03, Z0, Z0, K1
 	KMOVW     K1, SI
 	TESTL     SI, SI
-	JNZ       stop42
+	JNZ       stop51
 	VCVTPS2PH $0x00, Z0, (AX)
 	ADDQ      $0x40, CX
 	ADDQ      $0x20, AX
 	SUBQ      $0x10, BX
-	JMP       loop41
+	JMP       loop50
 
-stop42:
+stop51:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -2229,17 +2607,17 @@ TEXT ·DecodeHalvesAVX512(SB), NOSPLIT, $0-32
 	MOVQ n+16(FP), DX
 	MOVQ DX, BX
 
-loop43:
+loop52:
 	CMPQ      BX, $0x10
-	JB        stop44
+	JB        stop53
 	VCVTPH2PS (CX), Z0
 	VMOVUPS   Z0, (AX)
 	ADDQ      $0x20, CX
 	ADDQ      $0x40, AX
 	SUBQ      $0x10, BX
-	JMP       loop43
+	JMP       loop52
 
-stop44:
+stop53:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -2253,14 +2631,14 @@ TEXT ·EncodeBrainsAVX512(SB), NOSPLIT, $0-32
 	MOVQ n+16(FP), DX
 	MOVQ DX, BX
 
-loop45:
+loop54:
 	CMPQ    BX, $0x10
-	JB      stop46
+	JB      stop55
 	VMOVUPS (CX), Z0
 	VCMPPS  $0x03, Z0, Z0, K1
 	KMOVW   K1, SI
 	TESTL   SI, SI
-	JNZ     stop46
+	JNZ     stop55
 	VPSRLD  $0x10, Z0, Z1
 	VANDPS  bits00000001<>+0(SB), Z1, Z1
 	VPADDD  Z1, Z0, Z0
@@ -2270,9 +2648,9 @@ loop45:
 	ADDQ    $0x40, CX
 	ADDQ    $0x20, AX
 	SUBQ    $0x10, BX
-	JMP     loop45
+	JMP     loop54
 
-stop46:
+stop55:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -2322,18 +2700,18 @@ TEXT ·DecodeBrainsAVX512(SB), NOSPLIT, $0-32
 	MOVQ n+16(FP), DX
 	MOVQ DX, BX
 
-loop47:
+loop56:
 	CMPQ      BX, $0x10
-	JB        stop48
+	JB        stop57
 	VPMOVZXWD (CX), Z0
 	VPSLLD    $0x10, Z0, Z0
 	VMOVUPS   Z0, (AX)
 	ADDQ      $0x20, CX
 	ADDQ      $0x40, AX
 	SUBQ      $0x10, BX
-	JMP       loop47
+	JMP       loop56
 
-stop48:
+stop57:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -2350,9 +2728,9 @@ TEXT ·EncodeQ4_0AVX512(SB), NOSPLIT, $0-32
 	VMOVUPS bits0000000f<>+0(SB), Z30
 	VMOVUPS bits41080000<>+0(SB), Z29
 
-loop49:
+loop58:
 	TESTQ         BX, BX
-	JZ            stop50
+	JZ            stop59
 	VMOVUPS       (CX), Z0
 	VANDPS        Z31, Z0, Z8
 	VMOVUPS       64(CX), Z1
@@ -2368,13 +2746,13 @@ loop49:
 	VPMAXUD       X9, X8, X8
 	VMOVD         X8, SI
 	CMPL          SI, $0x7f800000
-	JAE           stop50
+	JAE           stop59
 	TESTL         SI, SI
-	JZ            zero51
+	JZ            zero60
 	CMPL          SI, $0x0d800000
-	JB            stop50
+	JB            stop59
 	CMPL          SI, $0x7f800000
-	JAE           stop50
+	JAE           stop59
 	VPBROADCASTD  X8, Z14
 	VANDPS        Z31, Z0, Z9
 	VPCMPEQD      Z14, Z9, K1
@@ -2390,13 +2768,13 @@ loop49:
 	VMULSS        bitsbe000000<>+0(SB), X10, X10
 	VMOVSS        bits3f800000<>+0(SB), X11
 	VDIVSS        X10, X11, X11
-	JMP           scaled52
+	JMP           scaled61
 
-zero51:
+zero60:
 	VXORPS X11, X11, X11
 	VMOVSS bits80000000<>+0(SB), X10
 
-scaled52:
+scaled61:
 	VCVTPS2PH    $0x00, X10, X10
 	VMOVD        X10, SI
 	MOVW         SI, (AX)
@@ -2415,9 +2793,9 @@ scaled52:
 	ADDQ         $0x12, AX
 	SUBQ         $-128, CX
 	DECQ         BX
-	JMP          loop49
+	JMP          loop58
 
-stop50:
+stop59:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -2487,9 +2865,9 @@ TEXT ·EncodeQ4_1AVX512(SB), NOSPLIT, $0-32
 	VMOVUPS bits7fffffff<>+0(SB), Z31
 	VMOVUPS bits3f000000<>+0(SB), Z30
 
-loop53:
+loop62:
 	TESTQ         BX, BX
-	JZ            stop54
+	JZ            stop63
 	VMOVUPS       (CX), Z0
 	VANDPS        Z31, Z0, Z8
 	VMOVUPS       64(CX), Z1
@@ -2505,7 +2883,7 @@ loop53:
 	VPMAXUD       X9, X8, X8
 	VMOVD         X8, SI
 	CMPL          SI, $0x7f800000
-	JAE           stop54
+	JAE           stop63
 	VMOVAPS       Z0, Z12
 	VMOVAPS       Z0, Z13
 	VMINPS        Z1, Z12, Z12
@@ -2539,21 +2917,21 @@ loop53:
 	VSUBSS        X12, X13, X10
 	VMOVD         X10, SI
 	TESTL         SI, SI
-	JZ            zero55
+	JZ            zero64
 	CMPL          SI, $0x0d800000
-	JB            stop54
+	JB            stop63
 	CMPL          SI, $0x7f800000
-	JAE           stop54
+	JAE           stop63
 	VDIVSS        bits41700000<>+0(SB), X10, X10
 	VMOVSS        bits3f800000<>+0(SB), X11
 	VDIVSS        X10, X11, X11
-	JMP           scaled56
+	JMP           scaled65
 
-zero55:
+zero64:
 	VXORPS X11, X11, X11
 	VXORPS X10, X10, X10
 
-scaled56:
+scaled65:
 	VCVTPS2PH    $0x00, X10, X10
 	VMOVD        X10, SI
 	MOVW         SI, (AX)
@@ -2576,9 +2954,9 @@ scaled56:
 	ADDQ         $0x14, AX
 	SUBQ         $-128, CX
 	DECQ         BX
-	JMP          loop53
+	JMP          loop62
 
-stop54:
+stop63:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -2633,9 +3011,9 @@ TEXT ·EncodeQ5_0AVX512(SB), NOSPLIT, $0-32
 	VMOVUPS bits0000000f<>+0(SB), Z28
 	VMOVUPS bits00000010<>+0(SB), Z27
 
-loop57:
+loop66:
 	TESTQ         BX, BX
-	JZ            stop58
+	JZ            stop67
 	VMOVUPS       (CX), Z0
 	VANDPS        Z31, Z0, Z8
 	VMOVUPS       64(CX), Z1
@@ -2651,13 +3029,13 @@ loop57:
 	VPMAXUD       X9, X8, X8
 	VMOVD         X8, SI
 	CMPL          SI, $0x7f800000
-	JAE           stop58
+	JAE           stop67
 	TESTL         SI, SI
-	JZ            zero59
+	JZ            zero68
 	CMPL          SI, $0x0d800000
-	JB            stop58
+	JB            stop67
 	CMPL          SI, $0x7f800000
-	JAE           stop58
+	JAE           stop67
 	VPBROADCASTD  X8, Z14
 	VANDPS        Z31, Z0, Z9
 	VPCMPEQD      Z14, Z9, K1
@@ -2673,13 +3051,13 @@ loop57:
 	VMULSS        bitsbd800000<>+0(SB), X10, X10
 	VMOVSS        bits3f800000<>+0(SB), X11
 	VDIVSS        X10, X11, X11
-	JMP           scaled60
+	JMP           scaled69
 
-zero59:
+zero68:
 	VXORPS X11, X11, X11
 	VMOVSS bits80000000<>+0(SB), X10
 
-scaled60:
+scaled69:
 	VCVTPS2PH    $0x00, X10, X10
 	VMOVD        X10, SI
 	MOVW         SI, (AX)
@@ -2706,9 +3084,9 @@ scaled60:
 	ADDQ         $0x16, AX
 	SUBQ         $-128, CX
 	DECQ         BX
-	JMP          loop57
+	JMP          loop66
 
-stop58:
+stop67:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -2798,9 +3176,9 @@ TEXT ·EncodeQ5_1AVX512(SB), NOSPLIT, $0-32
 	VMOVUPS bits0000000f<>+0(SB), Z29
 	VMOVUPS bits00000010<>+0(SB), Z28
 
-loop61:
+loop70:
 	TESTQ         BX, BX
-	JZ            stop62
+	JZ            stop71
 	VMOVUPS       (CX), Z0
 	VANDPS        Z31, Z0, Z8
 	VMOVUPS       64(CX), Z1
@@ -2816,7 +3194,7 @@ loop61:
 	VPMAXUD       X9, X8, X8
 	VMOVD         X8, SI
 	CMPL          SI, $0x7f800000
-	JAE           stop62
+	JAE           stop71
 	VMOVAPS       Z0, Z12
 	VMOVAPS       Z0, Z13
 	VMINPS        Z1, Z12, Z12
@@ -2850,21 +3228,21 @@ loop61:
 	VSUBSS        X12, X13, X10
 	VMOVD         X10, SI
 	TESTL         SI, SI
-	JZ            zero63
+	JZ            zero72
 	CMPL          SI, $0x0d800000
-	JB            stop62
+	JB            stop71
 	CMPL          SI, $0x7f800000
-	JAE           stop62
+	JAE           stop71
 	VDIVSS        bits41f80000<>+0(SB), X10, X10
 	VMOVSS        bits3f800000<>+0(SB), X11
 	VDIVSS        X10, X11, X11
-	JMP           scaled64
+	JMP           scaled73
 
-zero63:
+zero72:
 	VXORPS X11, X11, X11
 	VXORPS X10, X10, X10
 
-scaled64:
+scaled73:
 	VCVTPS2PH    $0x00, X10, X10
 	VMOVD        X10, SI
 	MOVW         SI, (AX)
@@ -2895,9 +3273,9 @@ scaled64:
 	ADDQ         $0x18, AX
 	SUBQ         $-128, CX
 	DECQ         BX
-	JMP          loop61
+	JMP          loop70
 
-stop62:
+stop71:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -2932,9 +3310,9 @@ TEXT ·EncodeQ8_0AVX512(SB), NOSPLIT, $0-32
 	VMOVUPS bits80000000<>+0(SB), Z30
 	VMOVUPS bits3effffff<>+0(SB), Z29
 
-loop65:
+loop74:
 	TESTQ         BX, BX
-	JZ            stop66
+	JZ            stop75
 	VMOVUPS       (CX), Z0
 	VANDPS        Z31, Z0, Z8
 	VMOVUPS       64(CX), Z1
@@ -2950,23 +3328,23 @@ loop65:
 	VPMAXUD       X9, X8, X8
 	VMOVD         X8, SI
 	CMPL          SI, $0x7f800000
-	JAE           stop66
+	JAE           stop75
 	TESTL         SI, SI
-	JZ            zero67
+	JZ            zero76
 	CMPL          SI, $0x0d800000
-	JB            stop66
+	JB            stop75
 	CMPL          SI, $0x7f800000
-	JAE           stop66
+	JAE           stop75
 	VDIVSS        bits42fe0000<>+0(SB), X8, X10
 	VMOVSS        bits3f800000<>+0(SB), X11
 	VDIVSS        X10, X11, X11
-	JMP           scaled68
+	JMP           scaled77
 
-zero67:
+zero76:
 	VXORPS X11, X11, X11
 	VXORPS X10, X10, X10
 
-scaled68:
+scaled77:
 	VCVTPS2PH    $0x00, X10, X10
 	VMOVD        X10, SI
 	MOVW         SI, (AX)
@@ -2986,9 +3364,9 @@ scaled68:
 	ADDQ         $0x22, AX
 	SUBQ         $-128, CX
 	DECQ         BX
-	JMP          loop65
+	JMP          loop74
 
-stop66:
+stop75:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -4204,36 +4582,37 @@ loop21:
 	VZEROUPPER
 	RET
 
-// func SearchScaleBySquareAVX2(x *float32, w *float32, wx *float32, s *float32, n int)
+// func SearchScaleBySquareAVX2(x *float32, w *float32, wx *float32, s *float32, n int, registers int)
 // Requires: AVX
-TEXT ·SearchScaleBySquareAVX2(SB), NOSPLIT, $0-40
+TEXT ·SearchScaleBySquareAVX2(SB), NOSPLIT, $0-48
 	MOVQ   x+0(FP), AX
 	MOVQ   w+8(FP), CX
 	MOVQ   wx+16(FP), DX
 	MOVQ   s+24(FP), BX
 	MOVQ   n+32(FP), SI
 	IMUL3Q $0x00000040, SI, SI
+	MOVQ   registers+40(FP), DI
 	VXORPS Y0, Y0, Y0
 	VXORPS Y4, Y4, Y4
 	VXORPS Y5, Y5, Y5
 	VXORPS Y6, Y6, Y6
-	XORQ   DI, DI
+	XORQ   R8, R8
 
 loop22:
-	VMOVUPS   (AX)(DI*1), Y7
+	VMOVUPS   (AX)(R8*1), Y7
 	VANDPS    bits7fffffff<>+0(SB), Y7, Y8
 	VCMPPS    $0x1e, Y4, Y8, Y9
 	VBLENDVPS Y9, Y7, Y0, Y0
 	VMAXPS    Y4, Y8, Y4
 	VMULPS    Y7, Y7, Y8
-	VMOVUPS   Y8, (CX)(DI*1)
+	VMOVUPS   Y8, (CX)(R8*1)
 	VADDPS    Y8, Y5, Y5
 	VMULPS    Y7, Y8, Y8
-	VMOVUPS   Y8, (DX)(DI*1)
+	VMOVUPS   Y8, (DX)(R8*1)
 	VSUBPS    Y8, Y8, Y8
 	VADDPS    Y8, Y6, Y6
-	ADDQ      $0x00000040, DI
-	CMPQ      DI, SI
+	ADDQ      $0x00000040, R8
+	CMPQ      R8, SI
 	JB        loop22
 	VMOVUPS   Y5, 256(BX)
 	VMOVUPS   Y6, 384(BX)
@@ -4242,64 +4621,64 @@ loop22:
 	VMOVAPS   Y8, Y3
 	VXORPS    Y4, Y4, Y4
 	VXORPS    Y5, Y5, Y5
-	XORQ      DI, DI
+	XORQ      R8, R8
 
 loop23:
-	VMULPS    (AX)(DI*1), Y8, Y10
+	VMULPS    (AX)(R8*1), Y8, Y10
 	VADDPS    bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS    bits4b400000<>+0(SB), Y10, Y10
 	VMAXPS    512(BX), Y10, Y10
 	VMINPS    640(BX), Y10, Y10
-	VMULPS    (DX)(DI*1), Y10, Y11
+	VMULPS    (DX)(R8*1), Y10, Y11
 	VADDPS    Y11, Y4, Y4
-	VMULPS    (CX)(DI*1), Y10, Y11
+	VMULPS    (CX)(R8*1), Y10, Y11
 	VMULPS    Y10, Y11, Y10
 	VADDPS    Y10, Y5, Y5
-	ADDQ      $0x00000040, DI
-	CMPQ      DI, SI
+	ADDQ      $0x00000040, R8
+	CMPQ      R8, SI
 	JB        loop23
 	VDIVPS    Y5, Y4, Y1
 	VXORPS    Y6, Y6, Y6
 	VCMPPS    $0x00, Y6, Y5, Y7
 	VBLENDVPS Y7, Y6, Y1, Y1
 	VMULPS    Y4, Y1, Y2
-	LEAQ      768(BX), DI
-	MOVQ      $0x00000009, R8
+	LEAQ      768(BX), R8
+	MOVQ      $0x00000009, R9
 
 step24:
-	VBROADCASTSS (DI), Y8
+	VBROADCASTSS (R8), Y8
 	VDIVPS       Y0, Y8, Y8
-	VBROADCASTSS 4(DI), Y9
+	VBROADCASTSS 4(R8), Y9
 	VDIVPS       Y0, Y9, Y9
 	VXORPS       Y4, Y4, Y4
 	VXORPS       Y5, Y5, Y5
 	VXORPS       Y6, Y6, Y6
 	VXORPS       Y7, Y7, Y7
-	XORQ         R9, R9
+	XORQ         R10, R10
 
 loop25:
-	VMULPS    (AX)(R9*1), Y8, Y10
+	VMULPS    (AX)(R10*1), Y8, Y10
 	VADDPS    bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS    bits4b400000<>+0(SB), Y10, Y10
 	VMAXPS    512(BX), Y10, Y10
 	VMINPS    640(BX), Y10, Y10
-	VMULPS    (DX)(R9*1), Y10, Y11
+	VMULPS    (DX)(R10*1), Y10, Y11
 	VADDPS    Y11, Y4, Y4
-	VMULPS    (CX)(R9*1), Y10, Y11
+	VMULPS    (CX)(R10*1), Y10, Y11
 	VMULPS    Y10, Y11, Y10
 	VADDPS    Y10, Y5, Y5
-	VMULPS    (AX)(R9*1), Y9, Y12
+	VMULPS    (AX)(R10*1), Y9, Y12
 	VADDPS    bits4b400000<>+0(SB), Y12, Y12
 	VSUBPS    bits4b400000<>+0(SB), Y12, Y12
 	VMAXPS    512(BX), Y12, Y12
 	VMINPS    640(BX), Y12, Y12
-	VMULPS    (DX)(R9*1), Y12, Y13
+	VMULPS    (DX)(R10*1), Y12, Y13
 	VADDPS    Y13, Y6, Y6
-	VMULPS    (CX)(R9*1), Y12, Y13
+	VMULPS    (CX)(R10*1), Y12, Y13
 	VMULPS    Y12, Y13, Y12
 	VADDPS    Y12, Y7, Y7
-	ADDQ      $0x00000040, R9
-	CMPQ      R9, SI
+	ADDQ      $0x00000040, R10
+	CMPQ      R10, SI
 	JB        loop25
 	VMULPS    Y4, Y4, Y10
 	VMULPS    Y5, Y2, Y13
@@ -4323,8 +4702,8 @@ loop25:
 	VMULPS    Y6, Y10, Y10
 	VBLENDVPS Y11, Y10, Y2, Y2
 	VBLENDVPS Y11, Y9, Y3, Y3
-	ADDQ      $0x00000008, DI
-	DECQ      R8
+	ADDQ      $0x00000008, R8
+	DECQ      R9
 	JNZ       step24
 	VANDPS    bits7fffffff<>+0(SB), Y0, Y4
 	VMOVUPS   bits26901d7d<>+0(SB), Y5
@@ -4334,6 +4713,8 @@ loop25:
 	VBLENDVPS Y6, Y5, Y3, Y3
 	VMOVUPS   Y1, (BX)
 	VMOVUPS   Y3, 128(BX)
+	CMPQ      DI, $0x02
+	JNE       one
 	VXORPS    Y0, Y0, Y0
 	VXORPS    Y4, Y4, Y4
 	VXORPS    Y5, Y5, Y5
@@ -4455,38 +4836,41 @@ loop29:
 	VBLENDVPS Y6, Y5, Y3, Y3
 	VMOVUPS   Y1, 32(BX)
 	VMOVUPS   Y3, 160(BX)
+
+one:
 	VZEROUPPER
 	RET
 
-// func SearchScaleWeightedAVX2(x *float32, w *float32, wx *float32, s *float32, n int)
+// func SearchScaleWeightedAVX2(x *float32, w *float32, wx *float32, s *float32, n int, registers int)
 // Requires: AVX
-TEXT ·SearchScaleWeightedAVX2(SB), NOSPLIT, $0-40
+TEXT ·SearchScaleWeightedAVX2(SB), NOSPLIT, $0-48
 	MOVQ   x+0(FP), AX
 	MOVQ   w+8(FP), CX
 	MOVQ   wx+16(FP), DX
 	MOVQ   s+24(FP), BX
 	MOVQ   n+32(FP), SI
 	IMUL3Q $0x00000040, SI, SI
+	MOVQ   registers+40(FP), DI
 	VXORPS Y0, Y0, Y0
 	VXORPS Y4, Y4, Y4
 	VXORPS Y5, Y5, Y5
 	VXORPS Y6, Y6, Y6
-	XORQ   DI, DI
+	XORQ   R8, R8
 
 loop30:
-	VMOVUPS   (AX)(DI*1), Y7
+	VMOVUPS   (AX)(R8*1), Y7
 	VANDPS    bits7fffffff<>+0(SB), Y7, Y8
 	VCMPPS    $0x1e, Y4, Y8, Y9
 	VBLENDVPS Y9, Y7, Y0, Y0
 	VMAXPS    Y4, Y8, Y4
-	VMOVUPS   (CX)(DI*1), Y8
+	VMOVUPS   (CX)(R8*1), Y8
 	VADDPS    Y8, Y5, Y5
 	VMULPS    Y7, Y8, Y8
-	VMOVUPS   Y8, (DX)(DI*1)
+	VMOVUPS   Y8, (DX)(R8*1)
 	VSUBPS    Y8, Y8, Y8
 	VADDPS    Y8, Y6, Y6
-	ADDQ      $0x00000040, DI
-	CMPQ      DI, SI
+	ADDQ      $0x00000040, R8
+	CMPQ      R8, SI
 	JB        loop30
 	VMOVUPS   Y5, 256(BX)
 	VMOVUPS   Y6, 384(BX)
@@ -4495,64 +4879,64 @@ loop30:
 	VMOVAPS   Y8, Y3
 	VXORPS    Y4, Y4, Y4
 	VXORPS    Y5, Y5, Y5
-	XORQ      DI, DI
+	XORQ      R8, R8
 
 loop31:
-	VMULPS    (AX)(DI*1), Y8, Y10
+	VMULPS    (AX)(R8*1), Y8, Y10
 	VADDPS    bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS    bits4b400000<>+0(SB), Y10, Y10
 	VMAXPS    512(BX), Y10, Y10
 	VMINPS    640(BX), Y10, Y10
-	VMULPS    (DX)(DI*1), Y10, Y11
+	VMULPS    (DX)(R8*1), Y10, Y11
 	VADDPS    Y11, Y4, Y4
-	VMULPS    (CX)(DI*1), Y10, Y11
+	VMULPS    (CX)(R8*1), Y10, Y11
 	VMULPS    Y10, Y11, Y10
 	VADDPS    Y10, Y5, Y5
-	ADDQ      $0x00000040, DI
-	CMPQ      DI, SI
+	ADDQ      $0x00000040, R8
+	CMPQ      R8, SI
 	JB        loop31
 	VDIVPS    Y5, Y4, Y1
 	VXORPS    Y6, Y6, Y6
 	VCMPPS    $0x00, Y6, Y5, Y7
 	VBLENDVPS Y7, Y6, Y1, Y1
 	VMULPS    Y4, Y1, Y2
-	LEAQ      768(BX), DI
-	MOVQ      $0x00000009, R8
+	LEAQ      768(BX), R8
+	MOVQ      $0x00000009, R9
 
 step32:
-	VBROADCASTSS (DI), Y8
+	VBROADCASTSS (R8), Y8
 	VDIVPS       Y0, Y8, Y8
-	VBROADCASTSS 4(DI), Y9
+	VBROADCASTSS 4(R8), Y9
 	VDIVPS       Y0, Y9, Y9
 	VXORPS       Y4, Y4, Y4
 	VXORPS       Y5, Y5, Y5
 	VXORPS       Y6, Y6, Y6
 	VXORPS       Y7, Y7, Y7
-	XORQ         R9, R9
+	XORQ         R10, R10
 
 loop33:
-	VMULPS    (AX)(R9*1), Y8, Y10
+	VMULPS    (AX)(R10*1), Y8, Y10
 	VADDPS    bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS    bits4b400000<>+0(SB), Y10, Y10
 	VMAXPS    512(BX), Y10, Y10
 	VMINPS    640(BX), Y10, Y10
-	VMULPS    (DX)(R9*1), Y10, Y11
+	VMULPS    (DX)(R10*1), Y10, Y11
 	VADDPS    Y11, Y4, Y4
-	VMULPS    (CX)(R9*1), Y10, Y11
+	VMULPS    (CX)(R10*1), Y10, Y11
 	VMULPS    Y10, Y11, Y10
 	VADDPS    Y10, Y5, Y5
-	VMULPS    (AX)(R9*1), Y9, Y12
+	VMULPS    (AX)(R10*1), Y9, Y12
 	VADDPS    bits4b400000<>+0(SB), Y12, Y12
 	VSUBPS    bits4b400000<>+0(SB), Y12, Y12
 	VMAXPS    512(BX), Y12, Y12
 	VMINPS    640(BX), Y12, Y12
-	VMULPS    (DX)(R9*1), Y12, Y13
+	VMULPS    (DX)(R10*1), Y12, Y13
 	VADDPS    Y13, Y6, Y6
-	VMULPS    (CX)(R9*1), Y12, Y13
+	VMULPS    (CX)(R10*1), Y12, Y13
 	VMULPS    Y12, Y13, Y12
 	VADDPS    Y12, Y7, Y7
-	ADDQ      $0x00000040, R9
-	CMPQ      R9, SI
+	ADDQ      $0x00000040, R10
+	CMPQ      R10, SI
 	JB        loop33
 	VMULPS    Y4, Y4, Y10
 	VMULPS    Y5, Y2, Y13
@@ -4576,8 +4960,8 @@ loop33:
 	VMULPS    Y6, Y10, Y10
 	VBLENDVPS Y11, Y10, Y2, Y2
 	VBLENDVPS Y11, Y9, Y3, Y3
-	ADDQ      $0x00000008, DI
-	DECQ      R8
+	ADDQ      $0x00000008, R8
+	DECQ      R9
 	JNZ       step32
 	VANDPS    bits7fffffff<>+0(SB), Y0, Y4
 	VMOVUPS   bits26901d7d<>+0(SB), Y5
@@ -4587,6 +4971,8 @@ loop33:
 	VBLENDVPS Y6, Y5, Y3, Y3
 	VMOVUPS   Y1, (BX)
 	VMOVUPS   Y3, 128(BX)
+	CMPQ      DI, $0x02
+	JNE       one
 	VXORPS    Y0, Y0, Y0
 	VXORPS    Y4, Y4, Y4
 	VXORPS    Y5, Y5, Y5
@@ -4707,6 +5093,278 @@ loop37:
 	VBLENDVPS Y6, Y5, Y3, Y3
 	VMOVUPS   Y1, 32(BX)
 	VMOVUPS   Y3, 160(BX)
+
+one:
+	VZEROUPPER
+	RET
+
+// func RefineScaleAVX2(x *float32, w *float32, wx *float32, l *float32, s *float32)
+// Requires: AVX, AVX2
+TEXT ·RefineScaleAVX2(SB), NOSPLIT, $0-40
+	MOVQ   x+0(FP), AX
+	MOVQ   w+8(FP), CX
+	MOVQ   wx+16(FP), DX
+	MOVQ   l+24(FP), BX
+	MOVQ   s+32(FP), SI
+	MOVQ   $0x00000400, DI
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	XORQ   R8, R8
+
+loop38:
+	VMOVUPS   (AX)(R8*1), Y7
+	VANDPS    bits7fffffff<>+0(SB), Y7, Y8
+	VCMPPS    $0x1e, Y5, Y8, Y9
+	VBLENDVPS Y9, Y7, Y4, Y4
+	VMAXPS    Y5, Y8, Y5
+	VMULPS    Y7, Y7, Y8
+	VMOVUPS   Y8, (CX)(R8*1)
+	VMULPS    Y7, Y8, Y8
+	VMOVUPS   Y8, (DX)(R8*1)
+	VSUBPS    Y8, Y8, Y8
+	VADDPS    Y8, Y6, Y6
+	ADDQ      $0x00000040, R8
+	CMPQ      R8, DI
+	JB        loop38
+	VMOVUPS   Y6, 384(SI)
+	VMOVUPS   Y5, 256(SI)
+	VMOVUPS   512(SI), Y6
+	VDIVPS    Y4, Y6, Y6
+	VXORPS    Y0, Y0, Y0
+	VXORPS    Y2, Y2, Y2
+	XORQ      R8, R8
+
+loop39:
+	VMULPS    (AX)(R8*1), Y6, Y7
+	VADDPS    bits4b400000<>+0(SB), Y7, Y7
+	VSUBPS    bits4b400000<>+0(SB), Y7, Y7
+	VMAXPS    512(SI), Y7, Y7
+	VMINPS    640(SI), Y7, Y7
+	VMOVUPS   Y7, (BX)(R8*1)
+	VMULPS    (DX)(R8*1), Y7, Y8
+	VADDPS    Y8, Y0, Y0
+	VMULPS    (CX)(R8*1), Y7, Y8
+	VMULPS    Y7, Y8, Y8
+	VADDPS    Y8, Y2, Y2
+	VMOVUPS   bitsbefff2e5<>+0(SB), Y9
+	VCMPPS    $0x00, 512(SI), Y7, Y10
+	VBLENDVPS Y10, bitsff800000<>+0(SB), Y9, Y9
+	VMOVUPS   Y9, 1024(BX)(R8*1)
+	VMOVUPS   bits3efff2e5<>+0(SB), Y9
+	VCMPPS    $0x00, 640(SI), Y7, Y10
+	VBLENDVPS Y10, bits7f800000<>+0(SB), Y9, Y9
+	VMOVUPS   Y9, 2048(BX)(R8*1)
+	ADDQ      $0x00000040, R8
+	CMPQ      R8, DI
+	JB        loop39
+	VXORPS    Y4, Y4, Y4
+	VXORPS    Y5, Y5, Y5
+	VXORPS    Y6, Y6, Y6
+	XORQ      R8, R8
+
+loop40:
+	VMOVUPS   32(AX)(R8*1), Y7
+	VANDPS    bits7fffffff<>+0(SB), Y7, Y8
+	VCMPPS    $0x1e, Y5, Y8, Y9
+	VBLENDVPS Y9, Y7, Y4, Y4
+	VMAXPS    Y5, Y8, Y5
+	VMULPS    Y7, Y7, Y8
+	VMOVUPS   Y8, 32(CX)(R8*1)
+	VMULPS    Y7, Y8, Y8
+	VMOVUPS   Y8, 32(DX)(R8*1)
+	VSUBPS    Y8, Y8, Y8
+	VADDPS    Y8, Y6, Y6
+	ADDQ      $0x00000040, R8
+	CMPQ      R8, DI
+	JB        loop40
+	VMOVUPS   Y6, 416(SI)
+	VMOVUPS   Y5, 288(SI)
+	VMOVUPS   512(SI), Y6
+	VDIVPS    Y4, Y6, Y6
+	VXORPS    Y1, Y1, Y1
+	VXORPS    Y3, Y3, Y3
+	XORQ      R8, R8
+
+loop41:
+	VMULPS    32(AX)(R8*1), Y6, Y7
+	VADDPS    bits4b400000<>+0(SB), Y7, Y7
+	VSUBPS    bits4b400000<>+0(SB), Y7, Y7
+	VMAXPS    512(SI), Y7, Y7
+	VMINPS    640(SI), Y7, Y7
+	VMOVUPS   Y7, 32(BX)(R8*1)
+	VMULPS    32(DX)(R8*1), Y7, Y8
+	VADDPS    Y8, Y1, Y1
+	VMULPS    32(CX)(R8*1), Y7, Y8
+	VMULPS    Y7, Y8, Y8
+	VADDPS    Y8, Y3, Y3
+	VMOVUPS   bitsbefff2e5<>+0(SB), Y9
+	VCMPPS    $0x00, 512(SI), Y7, Y10
+	VBLENDVPS Y10, bitsff800000<>+0(SB), Y9, Y9
+	VMOVUPS   Y9, 1056(BX)(R8*1)
+	VMOVUPS   bits3efff2e5<>+0(SB), Y9
+	VCMPPS    $0x00, 640(SI), Y7, Y10
+	VBLENDVPS Y10, bits7f800000<>+0(SB), Y9, Y9
+	VMOVUPS   Y9, 2080(BX)(R8*1)
+	ADDQ      $0x00000040, R8
+	CMPQ      R8, DI
+	JB        loop41
+	MOVQ      $0x00000005, R8
+
+round42:
+	XORL R9, R9
+	XORQ R10, R10
+
+loop43:
+	VMOVUPS   (BX)(R10*1), Y7
+	VMULPS    (DX)(R10*1), Y7, Y4
+	VSUBPS    Y4, Y0, Y4
+	VMULPS    (CX)(R10*1), Y7, Y5
+	VMULPS    Y7, Y5, Y5
+	VSUBPS    Y5, Y2, Y5
+	VMULPS    (AX)(R10*1), Y5, Y6
+	VMULPS    Y7, Y4, Y8
+	VSUBPS    Y8, Y6, Y8
+	VMULPS    1024(BX)(R10*1), Y4, Y9
+	VMULPS    2048(BX)(R10*1), Y4, Y10
+	VCMPPS    $0x1e, Y9, Y8, Y9
+	VCMPPS    $0x11, Y10, Y8, Y10
+	VANDPS    Y9, Y10, Y10
+	VCMPPS    $0x1e, bits17800000<>+0(SB), Y4, Y9
+	VANDPS    Y9, Y10, Y10
+	VCMPPS    $0x1e, bits00000000<>+0(SB), Y4, Y9
+	VANDNPS   Y9, Y10, Y10
+	VMOVMSKPS Y10, R11
+	TESTL     R11, R11
+	JZ        skip44
+	VDIVPS    Y4, Y6, Y8
+	VADDPS    bits4b400000<>+0(SB), Y8, Y8
+	VANDPS    bits007fffff<>+0(SB), Y8, Y8
+	VPSUBD    bits00400000<>+0(SB), Y8, Y8
+	VCVTDQ2PS Y8, Y8
+	VMINPS    640(SI), Y8, Y8
+	VMAXPS    512(SI), Y8, Y8
+	VCMPPS    $0x1e, bits00000000<>+0(SB), Y4, Y9
+	VCMPPS    $0x04, Y7, Y8, Y10
+	VANDPS    Y10, Y9, Y9
+	VMULPS    (DX)(R10*1), Y8, Y11
+	VADDPS    Y11, Y4, Y4
+	VMULPS    (CX)(R10*1), Y8, Y11
+	VMULPS    Y8, Y11, Y11
+	VADDPS    Y11, Y5, Y5
+	VCMPPS    $0x1e, bits00000000<>+0(SB), Y5, Y10
+	VANDPS    Y10, Y9, Y9
+	VMULPS    Y4, Y4, Y11
+	VMULPS    Y2, Y11, Y11
+	VMULPS    Y0, Y0, Y12
+	VMULPS    Y5, Y12, Y12
+	VCMPPS    $0x1e, Y12, Y11, Y10
+	VANDPS    Y10, Y9, Y9
+	VBLENDVPS Y9, Y4, Y0, Y0
+	VBLENDVPS Y9, Y5, Y2, Y2
+	VBLENDVPS Y9, Y8, Y7, Y7
+	VMOVUPS   Y7, (BX)(R10*1)
+	VMOVMSKPS Y9, R11
+	ORL       R11, R9
+	VMOVUPS   bitsbefff2e5<>+0(SB), Y11
+	VCMPPS    $0x00, 512(SI), Y7, Y12
+	VBLENDVPS Y12, bitsff800000<>+0(SB), Y11, Y11
+	VMOVUPS   Y11, 1024(BX)(R10*1)
+	VMOVUPS   bits3efff2e5<>+0(SB), Y11
+	VCMPPS    $0x00, 640(SI), Y7, Y12
+	VBLENDVPS Y12, bits7f800000<>+0(SB), Y11, Y11
+	VMOVUPS   Y11, 2048(BX)(R10*1)
+
+skip44:
+	VMOVUPS   32(BX)(R10*1), Y7
+	VMULPS    32(DX)(R10*1), Y7, Y4
+	VSUBPS    Y4, Y1, Y4
+	VMULPS    32(CX)(R10*1), Y7, Y5
+	VMULPS    Y7, Y5, Y5
+	VSUBPS    Y5, Y3, Y5
+	VMULPS    32(AX)(R10*1), Y5, Y6
+	VMULPS    Y7, Y4, Y8
+	VSUBPS    Y8, Y6, Y8
+	VMULPS    1056(BX)(R10*1), Y4, Y9
+	VMULPS    2080(BX)(R10*1), Y4, Y10
+	VCMPPS    $0x1e, Y9, Y8, Y9
+	VCMPPS    $0x11, Y10, Y8, Y10
+	VANDPS    Y9, Y10, Y10
+	VCMPPS    $0x1e, bits17800000<>+0(SB), Y4, Y9
+	VANDPS    Y9, Y10, Y10
+	VCMPPS    $0x1e, bits00000000<>+0(SB), Y4, Y9
+	VANDNPS   Y9, Y10, Y10
+	VMOVMSKPS Y10, R11
+	TESTL     R11, R11
+	JZ        skip45
+	VDIVPS    Y4, Y6, Y8
+	VADDPS    bits4b400000<>+0(SB), Y8, Y8
+	VANDPS    bits007fffff<>+0(SB), Y8, Y8
+	VPSUBD    bits00400000<>+0(SB), Y8, Y8
+	VCVTDQ2PS Y8, Y8
+	VMINPS    640(SI), Y8, Y8
+	VMAXPS    512(SI), Y8, Y8
+	VCMPPS    $0x1e, bits00000000<>+0(SB), Y4, Y9
+	VCMPPS    $0x04, Y7, Y8, Y10
+	VANDPS    Y10, Y9, Y9
+	VMULPS    32(DX)(R10*1), Y8, Y11
+	VADDPS    Y11, Y4, Y4
+	VMULPS    32(CX)(R10*1), Y8, Y11
+	VMULPS    Y8, Y11, Y11
+	VADDPS    Y11, Y5, Y5
+	VCMPPS    $0x1e, bits00000000<>+0(SB), Y5, Y10
+	VANDPS    Y10, Y9, Y9
+	VMULPS    Y4, Y4, Y11
+	VMULPS    Y3, Y11, Y11
+	VMULPS    Y1, Y1, Y12
+	VMULPS    Y5, Y12, Y12
+	VCMPPS    $0x1e, Y12, Y11, Y10
+	VANDPS    Y10, Y9, Y9
+	VBLENDVPS Y9, Y4, Y1, Y1
+	VBLENDVPS Y9, Y5, Y3, Y3
+	VBLENDVPS Y9, Y8, Y7, Y7
+	VMOVUPS   Y7, 32(BX)(R10*1)
+	VMOVMSKPS Y9, R11
+	ORL       R11, R9
+	VMOVUPS   bitsbefff2e5<>+0(SB), Y11
+	VCMPPS    $0x00, 512(SI), Y7, Y12
+	VBLENDVPS Y12, bitsff800000<>+0(SB), Y11, Y11
+	VMOVUPS   Y11, 1056(BX)(R10*1)
+	VMOVUPS   bits3efff2e5<>+0(SB), Y11
+	VCMPPS    $0x00, 640(SI), Y7, Y12
+	VBLENDVPS Y12, bits7f800000<>+0(SB), Y11, Y11
+	VMOVUPS   Y11, 2080(BX)(R10*1)
+
+skip45:
+	ADDQ  $0x00000040, R10
+	CMPQ  R10, DI
+	JB    loop43
+	TESTL R9, R9
+	JZ    done46
+	DECQ  R8
+	JNZ   round42
+
+done46:
+	VDIVPS    Y2, Y0, Y4
+	VXORPS    Y6, Y6, Y6
+	VCMPPS    $0x1e, Y6, Y2, Y5
+	VMOVAPS   Y6, Y7
+	VBLENDVPS Y5, Y4, Y7, Y7
+	VMOVUPS   256(SI), Y4
+	VMOVUPS   bits26901d7d<>+0(SB), Y8
+	VCMPPS    $0x11, Y8, Y4, Y5
+	VBLENDVPS Y5, Y6, Y7, Y7
+	VMOVUPS   Y7, (SI)
+	VDIVPS    Y3, Y1, Y4
+	VXORPS    Y6, Y6, Y6
+	VCMPPS    $0x1e, Y6, Y3, Y5
+	VMOVAPS   Y6, Y7
+	VBLENDVPS Y5, Y4, Y7, Y7
+	VMOVUPS   288(SI), Y4
+	VMOVUPS   bits26901d7d<>+0(SB), Y8
+	VCMPPS    $0x11, Y8, Y4, Y5
+	VBLENDVPS Y5, Y6, Y7, Y7
+	VMOVUPS   Y7, 32(SI)
 	VZEROUPPER
 	RET
 
@@ -4724,7 +5382,7 @@ TEXT ·DivideLevelsAVX2(SB), NOSPLIT, $0-52
 	VMOVUPS      bits007fffff<>+0(SB), Y13
 	VMOVUPS      bits00400000<>+0(SB), Y14
 
-loop38:
+loop47:
 	VBROADCASTSS (BX), Y4
 	VMOVUPS      (CX), Y0
 	VADDPS       Y4, Y0, Y0
@@ -4757,7 +5415,7 @@ loop38:
 	ADDQ         $0x04, DX
 	ADDQ         $0x04, BX
 	DECQ         SI
-	JNZ          loop38
+	JNZ          loop47
 	VZEROUPPER
 	RET
 
@@ -4775,7 +5433,7 @@ TEXT ·MultiplyLevelsAVX2(SB), NOSPLIT, $0-52
 	VMOVUPS      bits007fffff<>+0(SB), Y13
 	VMOVUPS      bits00400000<>+0(SB), Y14
 
-loop39:
+loop48:
 	VBROADCASTSS (BX), Y4
 	VMOVUPS      (CX), Y0
 	VSUBPS       Y4, Y0, Y0
@@ -4808,7 +5466,7 @@ loop39:
 	ADDQ         $0x04, DX
 	ADDQ         $0x04, BX
 	DECQ         SI
-	JNZ          loop39
+	JNZ          loop48
 	VZEROUPPER
 	RET
 
@@ -4823,7 +5481,7 @@ TEXT ·WeighAVX2(SB), NOSPLIT, $0-40
 	SHLQ         $0x02, BX
 	XORQ         SI, SI
 
-loop40:
+loop49:
 	VMOVUPS (DX)(SI*1), Y1
 	VMULPS  Y1, Y1, Y1
 	VADDPS  Y1, Y0, Y1
@@ -4832,7 +5490,7 @@ loop40:
 	VMOVUPS Y1, (AX)(SI*1)
 	ADDQ    $0x00000020, SI
 	CMPQ    SI, BX
-	JB      loop40
+	JB      loop49
 	VZEROUPPER
 	RET
 
@@ -4844,21 +5502,21 @@ TEXT ·EncodeHalvesAVX2(SB), NOSPLIT, $0-32
 	MOVQ n+16(FP), DX
 	MOVQ DX, BX
 
-loop41:
+loop50:
 	CMPQ      BX, $0x08
-	JB        stop42
+	JB        stop51
 	VMOVUPS   (CX), Y0
 	VCMPPS    $0x03, Y0, Y0, Y1
 	VMOVMSKPS Y1, SI
 	TESTL     SI, SI
-	JNZ       stop42
+	JNZ       stop51
 	VCVTPS2PH $0x00, Y0, (AX)
 	ADDQ      $0x20, CX
 	ADDQ      $0x10, AX
 	SUBQ      $0x08, BX
-	JMP       loop41
+	JMP       loop50
 
-stop42:
+stop51:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -4872,17 +5530,17 @@ TEXT ·DecodeHalvesAVX2(SB), NOSPLIT, $0-32
 	MOVQ n+16(FP), DX
 	MOVQ DX, BX
 
-loop43:
+loop52:
 	CMPQ      BX, $0x08
-	JB        stop44
+	JB        stop53
 	VCVTPH2PS (CX), Y0
 	VMOVUPS   Y0, (AX)
 	ADDQ      $0x10, CX
 	ADDQ      $0x20, AX
 	SUBQ      $0x08, BX
-	JMP       loop43
+	JMP       loop52
 
-stop44:
+stop53:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -4896,14 +5554,14 @@ TEXT ·EncodeBrainsAVX2(SB), NOSPLIT, $0-32
 	MOVQ n+16(FP), DX
 	MOVQ DX, BX
 
-loop45:
+loop54:
 	CMPQ      BX, $0x08
-	JB        stop46
+	JB        stop55
 	VMOVUPS   (CX), Y0
 	VCMPPS    $0x03, Y0, Y0, Y1
 	VMOVMSKPS Y1, SI
 	TESTL     SI, SI
-	JNZ       stop46
+	JNZ       stop55
 	VPSRLD    $0x10, Y0, Y1
 	VANDPS    bits00000001<>+0(SB), Y1, Y1
 	VPADDD    Y1, Y0, Y0
@@ -4915,9 +5573,9 @@ loop45:
 	ADDQ      $0x20, CX
 	ADDQ      $0x10, AX
 	SUBQ      $0x08, BX
-	JMP       loop45
+	JMP       loop54
 
-stop46:
+stop55:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -4931,18 +5589,18 @@ TEXT ·DecodeBrainsAVX2(SB), NOSPLIT, $0-32
 	MOVQ n+16(FP), DX
 	MOVQ DX, BX
 
-loop47:
+loop56:
 	CMPQ      BX, $0x08
-	JB        stop48
+	JB        stop57
 	VPMOVZXWD (CX), Y0
 	VPSLLD    $0x10, Y0, Y0
 	VMOVUPS   Y0, (AX)
 	ADDQ      $0x10, CX
 	ADDQ      $0x20, AX
 	SUBQ      $0x08, BX
-	JMP       loop47
+	JMP       loop56
 
-stop48:
+stop57:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -4956,9 +5614,9 @@ TEXT ·EncodeQ4_0AVX2(SB), NOSPLIT, $0-32
 	MOVQ blocks+16(FP), DX
 	MOVQ DX, BX
 
-loop49:
+loop58:
 	TESTQ        BX, BX
-	JZ           stop50
+	JZ           stop59
 	VMOVUPS      (CX), Y0
 	VANDPS       bits7fffffff<>+0(SB), Y0, Y8
 	VMOVUPS      32(CX), Y1
@@ -4978,13 +5636,13 @@ loop49:
 	VPMAXUD      X9, X8, X8
 	VMOVD        X8, SI
 	CMPL         SI, $0x7f800000
-	JAE          stop50
+	JAE          stop59
 	TESTL        SI, SI
-	JZ           zero51
+	JZ           zero60
 	CMPL         SI, $0x0d800000
-	JB           stop50
+	JB           stop59
 	CMPL         SI, $0x7f800000
-	JAE          stop50
+	JAE          stop59
 	VPBROADCASTD X8, Y14
 	VANDPS       bits7fffffff<>+0(SB), Y0, Y9
 	VPCMPEQD     Y14, Y9, Y9
@@ -5010,13 +5668,13 @@ loop49:
 	VMULSS       bitsbe000000<>+0(SB), X10, X10
 	VMOVSS       bits3f800000<>+0(SB), X11
 	VDIVSS       X10, X11, X11
-	JMP          scaled52
+	JMP          scaled61
 
-zero51:
+zero60:
 	VXORPS X11, X11, X11
 	VMOVSS bits80000000<>+0(SB), X10
 
-scaled52:
+scaled61:
 	VCVTPS2PH    $0x00, X10, X10
 	VMOVD        X10, SI
 	MOVW         SI, (AX)
@@ -5051,9 +5709,9 @@ scaled52:
 	ADDQ         $0x12, AX
 	SUBQ         $-128, CX
 	DECQ         BX
-	JMP          loop49
+	JMP          loop58
 
-stop50:
+stop59:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -5085,9 +5743,9 @@ TEXT ·EncodeQ4_1AVX2(SB), NOSPLIT, $0-32
 	MOVQ blocks+16(FP), DX
 	MOVQ DX, BX
 
-loop53:
+loop62:
 	TESTQ        BX, BX
-	JZ           stop54
+	JZ           stop63
 	VMOVUPS      (CX), Y0
 	VANDPS       bits7fffffff<>+0(SB), Y0, Y8
 	VMOVUPS      32(CX), Y1
@@ -5107,7 +5765,7 @@ loop53:
 	VPMAXUD      X9, X8, X8
 	VMOVD        X8, SI
 	CMPL         SI, $0x7f800000
-	JAE          stop54
+	JAE          stop63
 	VMOVAPS      Y0, Y12
 	VMOVAPS      Y0, Y13
 	VMINPS       Y1, Y12, Y12
@@ -5149,21 +5807,21 @@ loop53:
 	VSUBSS       X12, X13, X10
 	VMOVD        X10, SI
 	TESTL        SI, SI
-	JZ           zero55
+	JZ           zero64
 	CMPL         SI, $0x0d800000
-	JB           stop54
+	JB           stop63
 	CMPL         SI, $0x7f800000
-	JAE          stop54
+	JAE          stop63
 	VDIVSS       bits41700000<>+0(SB), X10, X10
 	VMOVSS       bits3f800000<>+0(SB), X11
 	VDIVSS       X10, X11, X11
-	JMP          scaled56
+	JMP          scaled65
 
-zero55:
+zero64:
 	VXORPS X11, X11, X11
 	VXORPS X10, X10, X10
 
-scaled56:
+scaled65:
 	VCVTPS2PH    $0x00, X10, X10
 	VMOVD        X10, SI
 	MOVW         SI, (AX)
@@ -5202,9 +5860,9 @@ scaled56:
 	ADDQ         $0x14, AX
 	SUBQ         $-128, CX
 	DECQ         BX
-	JMP          loop53
+	JMP          loop62
 
-stop54:
+stop63:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -5218,9 +5876,9 @@ TEXT ·EncodeQ5_0AVX2(SB), NOSPLIT, $0-32
 	MOVQ blocks+16(FP), DX
 	MOVQ DX, BX
 
-loop57:
+loop66:
 	TESTQ        BX, BX
-	JZ           stop58
+	JZ           stop67
 	VMOVUPS      (CX), Y0
 	VANDPS       bits7fffffff<>+0(SB), Y0, Y8
 	VMOVUPS      32(CX), Y1
@@ -5240,13 +5898,13 @@ loop57:
 	VPMAXUD      X9, X8, X8
 	VMOVD        X8, SI
 	CMPL         SI, $0x7f800000
-	JAE          stop58
+	JAE          stop67
 	TESTL        SI, SI
-	JZ           zero59
+	JZ           zero68
 	CMPL         SI, $0x0d800000
-	JB           stop58
+	JB           stop67
 	CMPL         SI, $0x7f800000
-	JAE          stop58
+	JAE          stop67
 	VPBROADCASTD X8, Y14
 	VANDPS       bits7fffffff<>+0(SB), Y0, Y9
 	VPCMPEQD     Y14, Y9, Y9
@@ -5272,13 +5930,13 @@ loop57:
 	VMULSS       bitsbd800000<>+0(SB), X10, X10
 	VMOVSS       bits3f800000<>+0(SB), X11
 	VDIVSS       X10, X11, X11
-	JMP          scaled60
+	JMP          scaled69
 
-zero59:
+zero68:
 	VXORPS X11, X11, X11
 	VMOVSS bits80000000<>+0(SB), X10
 
-scaled60:
+scaled69:
 	VCVTPS2PH    $0x00, X10, X10
 	VMOVD        X10, SI
 	MOVW         SI, (AX)
@@ -5330,9 +5988,9 @@ scaled60:
 	ADDQ         $0x16, AX
 	SUBQ         $-128, CX
 	DECQ         BX
-	JMP          loop57
+	JMP          loop66
 
-stop58:
+stop67:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -5346,9 +6004,9 @@ TEXT ·EncodeQ5_1AVX2(SB), NOSPLIT, $0-32
 	MOVQ blocks+16(FP), DX
 	MOVQ DX, BX
 
-loop61:
+loop70:
 	TESTQ        BX, BX
-	JZ           stop62
+	JZ           stop71
 	VMOVUPS      (CX), Y0
 	VANDPS       bits7fffffff<>+0(SB), Y0, Y8
 	VMOVUPS      32(CX), Y1
@@ -5368,7 +6026,7 @@ loop61:
 	VPMAXUD      X9, X8, X8
 	VMOVD        X8, SI
 	CMPL         SI, $0x7f800000
-	JAE          stop62
+	JAE          stop71
 	VMOVAPS      Y0, Y12
 	VMOVAPS      Y0, Y13
 	VMINPS       Y1, Y12, Y12
@@ -5410,21 +6068,21 @@ loop61:
 	VSUBSS       X12, X13, X10
 	VMOVD        X10, SI
 	TESTL        SI, SI
-	JZ           zero63
+	JZ           zero72
 	CMPL         SI, $0x0d800000
-	JB           stop62
+	JB           stop71
 	CMPL         SI, $0x7f800000
-	JAE          stop62
+	JAE          stop71
 	VDIVSS       bits41f80000<>+0(SB), X10, X10
 	VMOVSS       bits3f800000<>+0(SB), X11
 	VDIVSS       X10, X11, X11
-	JMP          scaled64
+	JMP          scaled73
 
-zero63:
+zero72:
 	VXORPS X11, X11, X11
 	VXORPS X10, X10, X10
 
-scaled64:
+scaled73:
 	VCVTPS2PH    $0x00, X10, X10
 	VMOVD        X10, SI
 	MOVW         SI, (AX)
@@ -5480,9 +6138,9 @@ scaled64:
 	ADDQ         $0x18, AX
 	SUBQ         $-128, CX
 	DECQ         BX
-	JMP          loop61
+	JMP          loop70
 
-stop62:
+stop71:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -5496,9 +6154,9 @@ TEXT ·EncodeQ8_0AVX2(SB), NOSPLIT, $0-32
 	MOVQ blocks+16(FP), DX
 	MOVQ DX, BX
 
-loop65:
+loop74:
 	TESTQ        BX, BX
-	JZ           stop66
+	JZ           stop75
 	VMOVUPS      (CX), Y0
 	VANDPS       bits7fffffff<>+0(SB), Y0, Y8
 	VMOVUPS      32(CX), Y1
@@ -5518,23 +6176,23 @@ loop65:
 	VPMAXUD      X9, X8, X8
 	VMOVD        X8, SI
 	CMPL         SI, $0x7f800000
-	JAE          stop66
+	JAE          stop75
 	TESTL        SI, SI
-	JZ           zero67
+	JZ           zero76
 	CMPL         SI, $0x0d800000
-	JB           stop66
+	JB           stop75
 	CMPL         SI, $0x7f800000
-	JAE          stop66
+	JAE          stop75
 	VDIVSS       bits42fe0000<>+0(SB), X8, X10
 	VMOVSS       bits3f800000<>+0(SB), X11
 	VDIVSS       X10, X11, X11
-	JMP          scaled68
+	JMP          scaled77
 
-zero67:
+zero76:
 	VXORPS X11, X11, X11
 	VXORPS X10, X10, X10
 
-scaled68:
+scaled77:
 	VCVTPS2PH    $0x00, X10, X10
 	VMOVD        X10, SI
 	MOVW         SI, (AX)
@@ -5568,9 +6226,9 @@ scaled68:
 	ADDQ         $0x22, AX
 	SUBQ         $-128, CX
 	DECQ         BX
-	JMP          loop65
+	JMP          loop74
 
-stop66:
+stop75:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER

@@ -36,9 +36,15 @@ type Kernels struct {
 	SearchMinimumWeighted    func(x, w, l, s *float32, n int)
 
 	// SearchScale* fit a scale to each of Lanes sub-blocks of n elements,
-	// likewise. s points to a ScaleState.
-	SearchScaleBySquare func(x, w, wx, s *float32, n int)
-	SearchScaleWeighted func(x, w, wx, s *float32, n int)
+	// likewise, or to half as many where registers is 1. s points to a
+	// ScaleState.
+	SearchScaleBySquare func(x, w, wx, s *float32, n, registers int)
+	SearchScaleWeighted func(x, w, wx, s *float32, n, registers int)
+
+	// RefineScale fits a scale to each of Lanes sub-blocks of 16 elements,
+	// level by level, weighting errors by x*x; l has room for 48 rows. s
+	// points to a ScaleState, of which it sets Scale and Worst.
+	RefineScale func(x, w, wx, l, s *float32)
 
 	// DivideLevels writes the nearest integers of (x + m) / d, clamped to
 	// [low, high], plus bias; MultiplyLevels those of (x - m) * d. d and m
@@ -71,6 +77,7 @@ var AVX512 = Kernels{
 	SearchMinimumWeighted:    SearchMinimumWeightedAVX512,
 	SearchScaleBySquare:      SearchScaleBySquareAVX512,
 	SearchScaleWeighted:      SearchScaleWeightedAVX512,
+	RefineScale:              RefineScaleAVX512,
 	DivideLevels:             DivideLevelsAVX512,
 	MultiplyLevels:           MultiplyLevelsAVX512,
 	Weigh:                    WeighAVX512,
@@ -94,6 +101,7 @@ var AVX2 = Kernels{
 	SearchMinimumWeighted:    SearchMinimumWeightedAVX2,
 	SearchScaleBySquare:      SearchScaleBySquareAVX2,
 	SearchScaleWeighted:      SearchScaleWeightedAVX2,
+	RefineScale:              RefineScaleAVX2,
 	DivideLevels:             DivideLevelsAVX2,
 	MultiplyLevels:           MultiplyLevelsAVX2,
 	Weigh:                    WeighAVX2,

@@ -32,6 +32,7 @@ func main() {
 		g.searchMinimum("SearchMinimumWeighted", weighted, false)
 		g.searchScale("SearchScaleBySquare", bySquare)
 		g.searchScale("SearchScaleWeighted", weighted)
+		g.refineScale()
 		g.levels("DivideLevels", true)
 		g.levels("MultiplyLevels", false)
 		g.weigh()
@@ -526,11 +527,12 @@ const scaleTrials = 18
 // searchScale is the plain encoder's searchScale for a pair of registers of
 // sub-blocks. The trials do not depend on each other, so several run at once.
 func (g *gen) searchScale(name string, from weights) {
-	g.begin(name, "func(x, w, wx *float32, s *float32, n int)",
-		"fits the scale of two registers of sub-blocks of n elements.")
+	g.begin(name, "func(x, w, wx, s *float32, n, registers int)",
+		"fits the scale of one or two registers of sub-blocks of n elements.")
 	x, w, wx, s := Load(Param("x"), GP64()), Load(Param("w"), GP64()), Load(Param("wx"), GP64()), Load(Param("s"), GP64())
 	end := Load(Param("n"), GP64())
 	IMUL3Q(U32(g.row()), end, end)
+	registers := Load(Param("registers"), GP64())
 	v := g.v
 	abs := g.c(magnitude)
 	g.c(rounder)
@@ -649,7 +651,12 @@ func (g *gen) searchScale(name string, from weights) {
 		g.take(m, v(5), inverse)
 		VMOVUPS(scale, g.field(s, scaleScale, h))
 		VMOVUPS(inverse, g.field(s, scaleInverse, h))
+		if h == 0 {
+			CMPQ(registers, Imm(2))
+			JNE(LabelRef("one"))
+		}
 	}
+	Label("one")
 	g.end()
 }
 
