@@ -184,25 +184,24 @@ type Decoder struct {
 
 // ParseDefinition reads the text of a tokenizer.json.
 func ParseDefinition(data []byte) (*Definition, error) {
-	var top struct {
-		AddedTokens   []json.RawMessage `json:"added_tokens"`
-		Normalizer    json.RawMessage   `json:"normalizer"`
-		PreTokenizer  json.RawMessage   `json:"pre_tokenizer"`
-		PostProcessor json.RawMessage   `json:"post_processor"`
-		Decoder       json.RawMessage   `json:"decoder"`
-		Model         json.RawMessage   `json:"model"`
-	}
-	if err := json.Unmarshal(data, &top); err != nil {
+	top, _, err := members(data, true)
+	if err != nil {
 		return nil, err
 	}
 	d := new(Definition)
-	if isNull(top.Model) {
+	if isNull(top["model"]) {
 		return nil, fmt.Errorf("no model")
 	}
-	if err := d.Model.parse(top.Model); err != nil {
+	if err := d.Model.parse(top["model"]); err != nil {
 		return nil, fmt.Errorf("model: %w", err)
 	}
-	for i, raw := range top.AddedTokens {
+	var added []json.RawMessage
+	if raw := top["added_tokens"]; !isNull(raw) {
+		if err := json.Unmarshal(raw, &added); err != nil {
+			return nil, fmt.Errorf("added_tokens: %w", err)
+		}
+	}
+	for i, raw := range added {
 		t, err := parseAddedToken(raw)
 		if err != nil {
 			return nil, fmt.Errorf("added_tokens[%d]: %w", i, err)
@@ -212,17 +211,16 @@ func ParseDefinition(data []byte) (*Definition, error) {
 	if err := d.checkAdded(); err != nil {
 		return nil, fmt.Errorf("added_tokens: %w", err)
 	}
-	var err error
-	if d.Normalizers, err = flatten(top.Normalizer, "normalizer", "normalizers", parseNormalizer); err != nil {
+	if d.Normalizers, err = flatten(top["normalizer"], "normalizer", "normalizers", parseNormalizer); err != nil {
 		return nil, err
 	}
-	if d.PreTokenizers, err = flatten(top.PreTokenizer, "pre_tokenizer", "pretokenizers", parsePreTokenizer); err != nil {
+	if d.PreTokenizers, err = flatten(top["pre_tokenizer"], "pre_tokenizer", "pretokenizers", parsePreTokenizer); err != nil {
 		return nil, err
 	}
-	if d.PostProcessors, err = flatten(top.PostProcessor, "post_processor", "processors", parsePostProcessor); err != nil {
+	if d.PostProcessors, err = flatten(top["post_processor"], "post_processor", "processors", parsePostProcessor); err != nil {
 		return nil, err
 	}
-	if d.Decoders, err = flatten(top.Decoder, "decoder", "decoders", parseDecoder); err != nil {
+	if d.Decoders, err = flatten(top["decoder"], "decoder", "decoders", parseDecoder); err != nil {
 		return nil, err
 	}
 	return d, nil
@@ -245,24 +243,42 @@ func (d *Definition) checkAdded() error {
 	return nil
 }
 
-// modelFields is the JSON of a model without its three big values.
+// modelFields are the small members of a model; Vocab and Merges are read by
+// themselves.
 type modelFields struct {
-	Type                    *string         `json:"type"`
-	Vocab                   json.RawMessage `json:"vocab"`
-	Merges                  json.RawMessage `json:"merges"`
-	UnkToken                *string         `json:"unk_token"`
-	UnkID                   *int64          `json:"unk_id"`
-	ContinuingSubwordPrefix *string         `json:"continuing_subword_prefix"`
-	EndOfWordSuffix         *string         `json:"end_of_word_suffix"`
-	FuseUnk                 bool            `json:"fuse_unk"`
-	ByteFallback            bool            `json:"byte_fallback"`
-	IgnoreMerges            bool            `json:"ignore_merges"`
-	MaxInputCharsPerWord    *int            `json:"max_input_chars_per_word"`
+	Type                    *string `json:"type"`
+	UnkToken                *string `json:"unk_token"`
+	UnkID                   *int64  `json:"unk_id"`
+	ContinuingSubwordPrefix *string `json:"continuing_subword_prefix"`
+	EndOfWordSuffix         *string `json:"end_of_word_suffix"`
+	FuseUnk                 bool    `json:"fuse_unk"`
+	ByteFallback            bool    `json:"byte_fallback"`
+	IgnoreMerges            bool    `json:"ignore_merges"`
+	MaxInputCharsPerWord    *int    `json:"max_input_chars_per_word"`
+
+	Vocab  json.RawMessage `json:"-"`
+	Merges json.RawMessage `json:"-"`
+}
+
+// read takes the members out of the JSON object.
+func (f *modelFields) read(raw json.RawMessage) error {
+	values, _, err := members(raw, true)
+	if err != nil {
+		return err
+	}
+	f.Vocab, f.Merges = values["vocab"], values["merges"]
+	delete(values, "vocab")
+	delete(values, "merges")
+	small, err := json.Marshal(values)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(small, f)
 }
 
 func (m *Model) parse(raw json.RawMessage) error {
 	var f modelFields
-	if err := json.Unmarshal(raw, &f); err != nil {
+	if err := f.read(raw); err != nil {
 		return err
 	}
 	m.Type = f.kind()

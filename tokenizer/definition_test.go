@@ -56,6 +56,8 @@ func TestParseDefinitionErrors(t *testing.T) {
 	for _, c := range []struct{ in, want string }{
 		{`{`, "unexpected end"},
 		{`{}`, "no model"},
+		{`[]`, "want '{', got '['"},
+		{`{"model":{"type":"BPE","vocab":{},"vocab":{},"merges":[]}}`, `model: "vocab": the member occurs twice`},
 		{`{"model":{"type":"Neural","vocab":{}}}`, `model: type "Neural": want BPE, Unigram, WordPiece or WordLevel`},
 		{`{"model":{"type":"BPE","merges":[]}}`, "model: no vocab"},
 		{`{"model":{"type":"BPE","vocab":{"a":0}}}`, "model: no merges"},

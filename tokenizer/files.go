@@ -21,7 +21,8 @@ type Files struct {
 	config fields // config.json
 	// tokenizerConfig is tokenizer_config.json; nil where there is none.
 	tokenizerConfig fields
-	specialMap      fields // special_tokens_map.json; nil where there is none
+	configNames     []string // its members' names in order
+	specialMap      fields   // special_tokens_map.json; nil where there is none
 	addedTokens     []AddedToken
 	templates       []ChatTemplate // chat_template.jinja with additional_chat_templates/, or chat_template.json
 
@@ -38,12 +39,13 @@ type fields map[string]json.RawMessage
 func Load(fsys fs.FS) (*Files, error) {
 	f := &Files{fsys: fsys}
 	for _, c := range []struct {
-		name string
-		into *fields
+		name  string
+		into  *fields
+		names *[]string
 	}{
-		{"config.json", &f.config},
-		{"tokenizer_config.json", &f.tokenizerConfig},
-		{"special_tokens_map.json", &f.specialMap},
+		{"config.json", &f.config, new([]string)},
+		{"tokenizer_config.json", &f.tokenizerConfig, &f.configNames},
+		{"special_tokens_map.json", &f.specialMap, new([]string)},
 	} {
 		data, err := f.read(c.name)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -51,12 +53,11 @@ func Load(fsys fs.FS) (*Files, error) {
 		} else if err != nil {
 			return nil, err
 		}
-		if err := json.Unmarshal(data, c.into); err != nil {
+		values, names, err := members(data, false)
+		if err != nil {
 			return nil, fmt.Errorf("%s: %w", c.name, err)
 		}
-		if *c.into == nil {
-			return nil, fmt.Errorf("%s: want an object", c.name)
-		}
+		*c.into, *c.names = values, names
 	}
 	if err := f.readAddedTokens(); err != nil {
 		return nil, err

@@ -157,15 +157,12 @@ func (f *Files) namedSpecials(d *Definition) []string {
 			texts = append(texts, text)
 		}
 	}
-	var own []string
-	for name := range f.tokenizerConfig {
+	for _, name := range f.configNames {
 		role, ok := strings.CutSuffix(name, "_token")
 		if text, isText := f.tokenizerConfig.text(name); ok && isText && !slices.Contains(specialRoles, role) && text != "" {
-			own = append(own, text)
+			texts = append(texts, text)
 		}
 	}
-	slices.Sort(own)
-	texts = append(texts, own...)
 	for _, name := range []string{"extra_special_tokens", "additional_special_tokens"} {
 		for _, s := range source {
 			var list []json.RawMessage

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -149,4 +150,77 @@ func (s *scanner) items(open, end byte, each func(i int) error) error {
 			return fmt.Errorf("byte %d: want ',' or %q, got %s", s.pos, end, describe(c))
 		}
 	}
+}
+
+// raw returns the text of the next value, whatever it is.
+func (s *scanner) raw() (json.RawMessage, error) {
+	s.peek()
+	start, depth := s.pos, 0
+	for {
+		switch c := s.peek(); c {
+		case 0:
+			return nil, fmt.Errorf("byte %d: value without an end", start)
+		case '"':
+			if err := s.skipString(); err != nil {
+				return nil, err
+			}
+		case '[', '{':
+			depth++
+			s.pos++
+		case ']', '}':
+			depth--
+			s.pos++
+		case ',', ':':
+			if depth == 0 {
+				return nil, fmt.Errorf("byte %d: want a value, got %q", s.pos, c)
+			}
+			s.pos++
+		default: // a number, true, false or null
+			for s.pos < len(s.data) && strings.IndexByte(" \t\r\n,:]}", s.data[s.pos]) < 0 {
+				s.pos++
+			}
+		}
+		if depth <= 0 {
+			return s.data[start:s.pos], nil
+		}
+	}
+}
+
+// skipString passes over a string.
+func (s *scanner) skipString() error {
+	start := s.pos
+	for s.pos++; s.pos < len(s.data); s.pos++ {
+		switch s.data[s.pos] {
+		case '\\':
+			s.pos++
+		case '"':
+			s.pos++
+			return nil
+		}
+	}
+	return fmt.Errorf("byte %d: string without an end", start)
+}
+
+// members returns the members of a JSON object and their names in order. The
+// values are parts of data. A repeated name is an error where strict; in the
+// small files that people edit the last one counts, as in Python.
+func members(data []byte, strict bool) (map[string]json.RawMessage, []string, error) {
+	if !json.Valid(data) {
+		var v any
+		return nil, nil, json.Unmarshal(data, &v) // says where
+	}
+	s := scanner{data: data}
+	values := make(map[string]json.RawMessage)
+	var names []string
+	err := s.object(func(name string) error {
+		if _, ok := values[name]; !ok {
+			names = append(names, name)
+		} else if strict {
+			return fmt.Errorf("the member occurs twice")
+		}
+		raw, err := s.raw()
+		values[name] = raw
+		return err
+	})
+	return values, names, err
 }
