@@ -432,6 +432,7 @@ func (s *Snapshot) Close() error {
 	for _, l := range s.locals {
 		l.f.Close()
 	}
+	s.c.http.CloseIdleConnections()
 	return err
 }
 
