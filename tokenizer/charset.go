@@ -144,6 +144,7 @@ var (
 	setSpace       = tables(unicode.White_Space)
 	setDigit       = tables(unicode.Nd)
 	setWord        = tables(unicode.L, unicode.M, unicode.Nd, unicode.Pc).union(lettersOf151)
+	setRustWord    = tables(unicode.L, unicode.Nl, unicode.Other_Alphabetic, unicode.M, unicode.Nd, unicode.Pc, unicode.Join_Control).union(lettersOf151)
 	setASCIISpace  = chars("\t\n\v\f\r ")
 	setASCIIDigit  = newCharSet([]charRange{{'0', '9'}})
 	setASCIIWord   = newCharSet([]charRange{{'0', '9'}, {'A', 'Z'}, {'a', 'z'}, {'_', '_'}})

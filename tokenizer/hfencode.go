@@ -266,10 +266,10 @@ func (s *addedSet) cut(text string, parseSpecial bool, emit func(part string, fi
 
 func wordBefore(text string) bool {
 	r, n := utf8.DecodeLastRuneInString(text)
-	return n > 0 && setWord.has(r)
+	return n > 0 && setRustWord.has(r)
 }
 
 func wordAfter(text string) bool {
 	r, n := utf8.DecodeRuneInString(text)
-	return n > 0 && setWord.has(r)
+	return n > 0 && setRustWord.has(r)
 }

@@ -47,7 +47,7 @@ func newPreTokenizer(p PreTokenizer) (func([]part) ([]part, error), error) {
 		}
 		return chars("Contiguous", setNumber.has)
 	case "Whitespace":
-		re, err := compileRegex(`\w+|[^\w\s]+`, onigDialect)
+		re, err := compileRegex(`\w+|[^\w\s]+`, rustDialect)
 		if err != nil {
 			return nil, err
 		}

@@ -58,12 +58,13 @@ var onigDialect = &dialect{
 	lineAnchors: true,
 }
 
-// rustDialect is that of the fancy-regex crate, which tiktoken uses.
+// rustDialect is that of Rust's regex and fancy-regex crates, which tiktoken
+// uses, and the tokenizers library where it has expressions of its own.
 var rustDialect = &dialect{
 	property:         unicodeProperty,
 	space:            setSpace,
 	digit:            setDigit,
-	wd:               setWord,
+	wd:               setRustWord,
 	possessiveCounts: true,
 }
 
