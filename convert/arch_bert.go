@@ -23,9 +23,9 @@ var _ = register(Architecture{
 var bertPrefixes = []string{"bert.", "roberta.", "model."}
 
 var bertKeys = keys(layerNormKeys, []Key{
-	{"attention.causal", flag, fixed(false)},
+	{"attention.causal", boolean, fixed(false)},
 	{"pooling_type", u32, poolingType},
-	{"classifier.output_labels", text, classLabels},
+	{"classifier.output_labels", str, classLabels},
 	{"tokenizer.ggml.token_type_count", u32, fieldOr(int64(1), "type_vocab_size")},
 })
 

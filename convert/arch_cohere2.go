@@ -16,7 +16,7 @@ var _ = register(Architecture{
 		{"attention.sliding_window", u32, field("sliding_window")},
 		{"vocab_size", u32, size("vocab")},
 		{"rope.dimension_count", u32, rotaryDims("hidden/heads", 1)},
-		{"rope.scaling.type", text, fixed("none")},
+		{"rope.scaling.type", str, fixed("none")},
 	}),
 	Tensors: rules(embedding, plainAttention,
 		norm("layers.{bid}.input_layernorm", block+"attn_norm", "hidden"),

@@ -12,7 +12,7 @@ var _ = register(Architecture{
 		// max_position_embeddings is less than what the model was trained on.
 		{"context_length", u32, field("model_max_length", "max_position_embeddings")},
 		{"logit_scale", f32, field("logit_scale")},
-		{"rope.scaling.type", text, fixed("none")},
+		{"rope.scaling.type", str, fixed("none")},
 	}),
 	Tensors: rules(embedding, plainAttention,
 		norm("layers.{bid}.input_layernorm", block+"attn_norm", "hidden"),

@@ -34,7 +34,7 @@ var _ = register(Architecture{
 		{"expert_feed_forward_length", u32, field("moe_intermediate_size", "intermediate_size")},
 		{"expert_shared_count", u32, fieldOr(int64(0), "n_shared_experts")},
 		{"expert_weights_scale", f32, maybe("routed_scaling_factor")},
-		{"expert_weights_norm", flag, when(isTrue("norm_topk_prob"), fixed(true))},
+		{"expert_weights_norm", boolean, when(isTrue("norm_topk_prob"), fixed(true))},
 		{"rope.dimension_count", u32, size("rope_dim")},
 		{"rope.scaling.yarn_log_multiplier", f32, deepseekLogMultiplier},
 	}),

@@ -9,7 +9,7 @@ var _ = register(Architecture{
 	Keys: keys(decoderKeys, []Key{
 		{"vocab_size", u32, size("vocab")},
 		{"attention.sliding_window", u32, maybe("sliding_window")},
-		{"attention.sliding_window_pattern", flag, when(has("sliding_window"), exaone4Sliding)},
+		{"attention.sliding_window_pattern", boolean, when(has("sliding_window"), exaone4Sliding)},
 	}),
 	Tensors:   rules(embedding, plainAttention, headNorms, postNorms, gatedFFN, finalNorm, head),
 	Constants: ropeFreqs,

@@ -15,7 +15,7 @@ var _ = register(Architecture{
 	},
 	Keys: []Key{
 		{"context_length", u32, fixed(int64(2048))}, // not in the config
-		{"tensor_data_layout", text, fixed("jploski")},
+		{"tensor_data_layout", str, fixed("jploski")},
 		{"embedding_length", u32, size("hidden")},
 		{"feed_forward_length", u32, size("ff")},
 		{"block_count", u32, size("layers")},

@@ -26,7 +26,7 @@ var _ = register(Architecture{
 		{"leading_dense_block_count", u32, maybe("first_k_dense_replace")},
 		{"expert_gating_func", u32, fixed(int64(2))},
 		{"expert_weights_scale", f32, maybe("routed_scaling_factor")},
-		{"expert_weights_norm", flag, maybe("norm_topk_prob")},
+		{"expert_weights_norm", boolean, maybe("norm_topk_prob")},
 		{"nextn_predict_layers", u32, maybe("num_nextn_predict_layers")},
 	}),
 	Tensors: rules(embedding,

@@ -13,7 +13,7 @@ var _ = register(Architecture{
 	Prefixes: []string{"model."},
 	Keys: keys(without(decoderKeys, "expert_count"), []Key{
 		{"rope.freq_base", f32, hunyuanFreqBase},
-		{"rope.scaling.type", text, when(hunyuanDynamic, fixed("none"))},
+		{"rope.scaling.type", str, when(hunyuanDynamic, fixed("none"))},
 		{"rope.scaling.factor", f32, when(hunyuanDynamic, fixed(1.0))},
 		{"rope.scaling.original_context_length", u32, when(hunyuanDynamic, fixed(int64(256<<10)))},
 		{"context_length", u32, when(hunyuanDynamic, fixed(int64(256<<10)))},

@@ -11,18 +11,18 @@ var _ = register(Architecture{
 	Dims:     map[string]Dim{"labels": {Calc: countLabels}},
 	Keys: keys(layerNormKeys, []Key{
 		{"rope.freq_base", f32, needFreqBase},
-		{"attention.causal", flag, fixed(false)},
+		{"attention.causal", boolean, fixed(false)},
 		{"pooling_type", u32, poolingType},
 		{"classifier.pooling_type", u32, classifierPooling},
-		{"classifier.output_labels", text, classLabels},
+		{"classifier.output_labels", str, classLabels},
 		{"attention.sliding_window", u32, field("local_attention")},
 		{"attention.sliding_window_pattern", u32, maybe("global_attn_every_n_layers")},
-		{"rope.scaling.type", text, fixed("none")},
+		{"rope.scaling.type", str, fixed("none")},
 		{"vocab_size", u32, size("vocab")},
-		{"hidden_activation", text, maybe("hidden_activation")},
-		{"tokenizer.ggml.add_bos_token", flag, fixed(true)},
-		{"tokenizer.ggml.add_eos_token", flag, fixed(true)},
-		{"tokenizer.ggml.add_sep_token", flag, fixed(true)}, // unless the tokenizer says otherwise
+		{"hidden_activation", str, maybe("hidden_activation")},
+		{"tokenizer.ggml.add_bos_token", boolean, fixed(true)},
+		{"tokenizer.ggml.add_eos_token", boolean, fixed(true)},
+		{"tokenizer.ggml.add_sep_token", boolean, fixed(true)}, // unless the tokenizer says otherwise
 	}),
 	Tensors: rules(
 		one("embeddings.tok_embeddings.weight", "token_embd.weight", "vocab, hidden"),

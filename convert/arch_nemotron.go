@@ -13,7 +13,7 @@ var _ = register(Architecture{
 		{"vocab_size", u32, size("vocab")},
 		{"attention.layer_norm_epsilon", f32, field("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps")},
 		{"rope.dimension_count", u32, rotaryDims("hidden/heads", 0)},
-		{"rope.scaling.type", text, nemotronScaling},
+		{"rope.scaling.type", str, nemotronScaling},
 		{"rope.scaling.factor", f32, nemotronFactor},
 	}),
 	Tensors: rules(embedding, plainAttention,

@@ -15,7 +15,7 @@ var _ = register(Architecture{
 	Keys: keys(layerNormKeys, []Key{
 		{"rope.freq_base", f32, needFreqBase},
 		{"context_length", u32, nomicContext},
-		{"attention.causal", flag, fixed(false)},
+		{"attention.causal", boolean, fixed(false)},
 		{"pooling_type", u32, poolingType},
 		{"tokenizer.ggml.token_type_count", u32, fieldOr(int64(1), "type_vocab_size")},
 	}),

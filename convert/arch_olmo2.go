@@ -9,7 +9,7 @@ var _ = register(Architecture{
 	Keys: keys(decoderKeys, []Key{
 		{"rope.freq_base_swa", f32, olmo3LocalBase},
 		{"attention.sliding_window", u32, maybe("sliding_window")},
-		{"attention.sliding_window_pattern", flag, when(has("sliding_window"), olmo3Sliding)},
+		{"attention.sliding_window_pattern", boolean, when(has("sliding_window"), olmo3Sliding)},
 	}),
 	Tensors: rules(embedding, plainAttention,
 		norm("layers.{bid}.self_attn.q_norm", block+"attn_q_norm", "heads*head_dim"),

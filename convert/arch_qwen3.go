@@ -20,7 +20,7 @@ var _ = register(Architecture{
 	Keys: keys(decoderKeys, []Key{
 		{"pooling_type", u32, poolingType},
 		{"pooling_type", u32, when(qwen3Reranker, fixed(int64(4)))},
-		{"classifier.output_labels", text, when(qwen3Reranker, fixed([]string{"yes", "no"}))},
+		{"classifier.output_labels", str, when(qwen3Reranker, fixed([]string{"yes", "no"}))},
 	}),
 	Tensors: rules(
 		plainAttention, headNorms, preNorms, gatedFFN, finalNorm,
@@ -32,8 +32,8 @@ var _ = register(Architecture{
 		},
 	),
 	VocabKeys: []Key{
-		{"tokenizer.chat_template.rerank", text, when(qwen3Reranker, fixed(qwen3RerankTemplate))},
-		{"tokenizer.chat_templates", text, when(qwen3Reranker, fixed([]string{"rerank"}))},
+		{"tokenizer.chat_template.rerank", str, when(qwen3Reranker, fixed(qwen3RerankTemplate))},
+		{"tokenizer.chat_templates", str, when(qwen3Reranker, fixed([]string{"rerank"}))},
 	},
 })
 

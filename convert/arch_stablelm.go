@@ -14,7 +14,7 @@ var _ = register(Architecture{
 		{"rope.dimension_count", u32, rotaryDims("hidden/heads", 0)},
 		{"attention.head_count", u32, size("heads")},
 		{"attention.head_count_kv", u32, field("num_key_value_heads")},
-		{"use_parallel_residual", flag, fieldOr(true, "use_parallel_residual")},
+		{"use_parallel_residual", boolean, fieldOr(true, "use_parallel_residual")},
 		{"attention.layer_norm_epsilon", f32, field("layer_norm_eps", "norm_eps")},
 	},
 	Tensors: rules(embedding, plainAttention,

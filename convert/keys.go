@@ -15,10 +15,10 @@ import (
 
 // Kinds of metadata values, short for the table.
 const (
-	u32  = gguf.Uint32
-	f32  = gguf.Float32
-	flag = gguf.Bool
-	text = gguf.String
+	u32     = gguf.Uint32
+	f32     = gguf.Float32
+	boolean = gguf.Bool
+	str     = gguf.String
 )
 
 // field is a config field that must be there; of several the first that is.
@@ -166,7 +166,7 @@ func convertList(kind gguf.ValueType, list []any) (any, error) {
 			out[i] = v.(float32)
 		}
 		return out, nil
-	case flag:
+	case boolean:
 		out := make([]bool, len(list))
 		for i, e := range list {
 			b, ok := e.(bool)
@@ -182,12 +182,12 @@ func convertList(kind gguf.ValueType, list []any) (any, error) {
 
 func convertScalar(kind gguf.ValueType, v any) (any, error) {
 	switch kind {
-	case flag:
+	case boolean:
 		if b, ok := v.(bool); ok {
 			return b, nil
 		}
 		return nil, fmt.Errorf("want true or false, got %v", v)
-	case text:
+	case str:
 		if s, ok := v.(string); ok {
 			return s, nil
 		}
@@ -253,8 +253,8 @@ var modelKeys = []Key{
 	{"feed_forward_length", u32, size("ff")},
 	{"attention.head_count", u32, field("num_attention_heads", "n_head", "n_heads")},
 	{"attention.head_count_kv", u32, maybe("num_key_value_heads", "n_kv_heads")},
-	{"attention.causal", flag, notCausal},
-	{"rope.scaling.type", text, ropeScalingType},
+	{"attention.causal", boolean, notCausal},
+	{"rope.scaling.type", str, ropeScalingType},
 	{"rope.scaling.factor", f32, ropeScaling("factor", "linear", "yarn")},
 	{"rope.scaling.original_context_length", u32, yarnOriginalLength},
 	{"rope.scaling.yarn_ext_factor", f32, ropeScaling("extrapolation_factor", "yarn")},

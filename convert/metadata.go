@@ -131,7 +131,7 @@ var samplingKeys = []struct {
 	kind   gguf.ValueType
 	fields []string
 }{
-	{"sequence", text, []string{"sequence"}},
+	{"sequence", str, []string{"sequence"}},
 	{"top_k", gguf.Int32, []string{"top_k"}},
 	{"top_p", f32, []string{"top_p"}},
 	{"min_p", f32, []string{"min_p"}},

@@ -12,7 +12,6 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -231,8 +230,8 @@ func newPlan(a *app) *cobra.Command {
 		Use:   "plan SOURCE",
 		Short: "Show the file that convert would write, to the byte",
 		Long: `Plan reads the config, the tokenizer and the headers of a model, no weights, and
-shows what convert would write: architecture, parameters, every tensor with its
-type, shape, offset and bytes, and the exact size of the file.
+shows what convert would write: the metadata, every tensor with its type, shape,
+offset, bytes and source, architecture, parameters, and the exact size of the file.
 
 SOURCE is a model folder, hf://org/name[@revision], or a .gguf file. From the
 Hub it reads a few ranges; how many bytes, it says.`,
@@ -252,7 +251,7 @@ Hub it reads a few ranges; how many bytes, it says.`,
 			if a.json {
 				return a.printJSON(describePlan(args[0], s, p))
 			}
-			if err := printTensors(a.stdout, p); err != nil {
+			if err := p.WriteText(a.stdout); err != nil {
 				return err
 			}
 			return printSummary(a.stdout, s, p)
@@ -274,16 +273,6 @@ func describePlan(arg string, s *source, p *convert.Plan) planJSON {
 		out.Tensors = append(out.Tensors, tensorJSON{t.Name, t.Type.String(), t.Shape, t.Offset, t.Size, t.From.String()})
 	}
 	return out
-}
-
-func printTensors(w io.Writer, p *convert.Plan) error {
-	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(tw, "tensor\ttype\tshape\toffset\tbytes\tfrom")
-	for _, t := range p.Steps {
-		dims := strings.Trim(fmt.Sprint(t.Shape), "[]")
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%d\t%d\t%v\n", t.Name, t.Type, strings.ReplaceAll(dims, " ", "x"), t.Offset, t.Size, t.From)
-	}
-	return tw.Flush()
 }
 
 // printSummary prints a plan in a few lines.
