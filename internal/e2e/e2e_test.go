@@ -168,6 +168,47 @@ func TestLargeSmolLM2(t *testing.T) {
 	}
 }
 
+// TestLargeStories converts the bundled model: llama.cpp must go on from the
+// first token as a float64 reference does, and split texts as its tokenizer.
+func TestLargeStories(t *testing.T) {
+	s := setUp(t)
+	const folder = "../../testdata/stories260K"
+	var greedy struct {
+		Prompt []int `json:"prompt_ids"`
+		IDs    []int `json:"greedy_ids"`
+	}
+	var texts []struct {
+		Text string
+		IDs  []int
+	}
+	for name, to := range map[string]any{"expected_greedy.json": &greedy, "expected_tokens.json": &texts} {
+		raw, err := os.ReadFile(filepath.Join(folder, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal(raw, to); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+	}
+	const steps = 100 // well before two tokens are nearly as likely
+	requests := []request{{"/completion", map[string]any{
+		"prompt": greedy.Prompt, "n_predict": steps, "temperature": 0, "return_tokens": true, "cache_prompt": false,
+	}}}
+	for _, text := range texts {
+		requests = append(requests, request{"/tokenize", map[string]any{"content": text.Text, "add_special": true}})
+	}
+	answers := s.ask(t, s.convert(t, folder, "--type", "f32"), requests)
+	got := decode[struct{ Tokens []int }](t, answers[0]).Tokens
+	if want := greedy.IDs[len(greedy.Prompt):][:steps]; !slices.Equal(got, want) {
+		t.Errorf("greedy %v, want %v", got, want)
+	}
+	for i, text := range texts {
+		if got := decode[struct{ Tokens []int }](t, answers[i+1]).Tokens; !slices.Equal(got, text.IDs) {
+			t.Errorf("%q: tokens %v, want %v", text.Text, got, text.IDs)
+		}
+	}
+}
+
 // TestLargeMiniLM converts all-MiniLM-L6-v2; llama.cpp must embed with it as
 // the formulas say.
 func TestLargeMiniLM(t *testing.T) {
