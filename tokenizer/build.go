@@ -149,7 +149,7 @@ func (f *Files) there(kind Kind) (bool, error) {
 		_, err := f.Tiktoken()
 		return found(err)
 	case KindTekken:
-		return f.has("tekken.json"), nil
+		return f.has("tekken.json")
 	}
 	d, err := f.Definition()
 	if ok, err := found(err); !ok || err != nil {
@@ -186,7 +186,9 @@ func (f *Files) missing(kinds []Kind) error {
 		names[i] = string(k)
 	}
 	for _, name := range []string{"tokenizer.json", "tokenizer.model"} {
-		if f.has(name) {
+		if ok, err := f.has(name); err != nil {
+			return err
+		} else if ok {
 			return fmt.Errorf("%s is not of a kind that this architecture has (%s)", name, strings.Join(names, ", "))
 		}
 	}
@@ -435,11 +437,11 @@ func (f *Files) fromSentencePiece(o Options) (*Vocabulary, error) {
 			return nil, fmt.Errorf("tokenizer_config.json: %w", err)
 		}
 	}
-	var d *Definition
-	if f.has("tokenizer.json") {
-		if d, err = f.Definition(); err != nil {
-			return nil, err
-		}
+	d, err := f.tokenizerJSON()
+	if errors.Is(err, fs.ErrNotExist) {
+		d = nil
+	} else if err != nil {
+		return nil, err
 	}
 	if o.AddedFromDefinition && d != nil {
 		for _, a := range d.AddedTokens {

@@ -34,6 +34,8 @@ func TestVocabularyErrors(t *testing.T) {
 		{"model", repo("tokenizer.model", "\x0a\x05"), Options{}, "tokenizer.model: byte 0: field 1 has 5 bytes, 0 are left"},
 		{"merges", repo("vocab.json", `{"a":0}`), Options{}, "vocab.json is there, but merges.txt is not"},
 		{"merge", repo("vocab.json", `{"a":0}`, "merges.txt", "#version: 0.2\na b\n"), Options{}, `merges.txt: line 2: "a" + "b": token "b" is not in the vocabulary`},
+		{"ranks", repo("x.tiktoken", rankFileOf("ab")), Options{}, "x.tiktoken: a rank file does not say how text is cut; --pre NAME"},
+		{"rank specials", repo("x.tiktoken", rankFileOf("ab")), Options{Pre: "qwen2"}, "x.tiktoken: a rank file does not have the special tokens"},
 		{"decoder", repo("tokenizer.json", definition(byteLevelSteps), "tokenizer_config.json", `{"added_tokens_decoder":{"x":{"content":"y"}}}`), Options{}, `added_tokens_decoder: id "x"`},
 		{"template", repo("tokenizer.json", definition(byteLevelSteps), "tokenizer_config.json", `{"chat_template":[{"name":"x"}]}`), Options{}, "chat_template[0]: want a name and a template"},
 		{"negative", repo("tokenizer.json", definition(byteLevelSteps), "config.json", `{"bos_token_id":-1}`), Options{}, "config.json: the bos token has id -1"},

@@ -226,20 +226,26 @@ func ParseDefinition(data []byte) (*Definition, error) {
 	return d, nil
 }
 
-// checkAdded holds the added tokens against each other and the model: one
-// content has one id, and one id has one content.
+// checkAdded holds the added tokens against each other: one id has one
+// content. A content that is listed again keeps its first id and takes the
+// later flags, as in tokenizers' add_tokens (Yi's files list one twice).
 func (d *Definition) checkAdded() error {
+	at := make(map[string]int, len(d.AddedTokens)) // place of each content in kept
 	texts := make(map[int32]string, len(d.AddedTokens))
-	ids := make(map[string]int32, len(d.AddedTokens))
+	kept := d.AddedTokens[:0]
 	for _, t := range d.AddedTokens {
-		if other, ok := texts[t.ID]; ok && other != t.Content {
+		if i, ok := at[t.Content]; ok {
+			t.ID, t.Special = kept[i].ID, t.Special || kept[i].Special
+			kept[i] = t
+			continue
+		}
+		if other, ok := texts[t.ID]; ok {
 			return fmt.Errorf("id %d is both %q and %q", t.ID, other, t.Content)
 		}
-		if other, ok := ids[t.Content]; ok && other != t.ID {
-			return fmt.Errorf("%q has both id %d and id %d", t.Content, other, t.ID)
-		}
-		texts[t.ID], ids[t.Content] = t.Content, t.ID
+		at[t.Content], texts[t.ID] = len(kept), t.Content
+		kept = append(kept, t)
 	}
+	d.AddedTokens = kept
 	return nil
 }
 

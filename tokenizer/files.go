@@ -26,7 +26,8 @@ type Files struct {
 	addedTokens     []AddedToken
 	templates       []ChatTemplate // chat_template.jinja with additional_chat_templates/, or chat_template.json
 
-	definition    *Definition
+	definition    *Definition // tokenizer.json
+	legacy        *Definition // vocab.json with merges.txt, or vocab.txt
 	sentencePiece *SentencePiece
 	tiktoken      *Tiktoken
 }
@@ -66,9 +67,12 @@ func Load(fsys fs.FS) (*Files, error) {
 }
 
 // has tells whether a file exists.
-func (f *Files) has(name string) bool {
+func (f *Files) has(name string) (bool, error) {
 	info, err := fs.Stat(f.fsys, name)
-	return err == nil && !info.IsDir()
+	if ok, err := found(err); !ok {
+		return false, err
+	}
+	return !info.IsDir(), nil
 }
 
 // read returns the bytes of a file.
@@ -252,24 +256,33 @@ func (f *Files) SentencePiece() (*SentencePiece, error) {
 // merges.txt, or of vocab.txt. The error wraps fs.ErrNotExist where there is
 // none of them.
 func (f *Files) Definition() (*Definition, error) {
+	if f.legacy != nil {
+		return f.legacy, nil
+	}
+	d, err := f.tokenizerJSON()
+	if errors.Is(err, fs.ErrNotExist) {
+		f.legacy, err = f.legacyDefinition()
+		return f.legacy, err
+	}
+	return d, err
+}
+
+// tokenizerJSON returns the parsed tokenizer.json. The error wraps
+// fs.ErrNotExist where there is none.
+func (f *Files) tokenizerJSON() (*Definition, error) {
 	if f.definition != nil {
 		return f.definition, nil
 	}
 	data, err := f.read("tokenizer.json")
-	switch {
-	case err == nil:
-		f.definition, err = ParseDefinition(data)
-		if err != nil {
-			return nil, fmt.Errorf("tokenizer.json: %w", err)
-		}
-		return f.definition, nil
-	case !errors.Is(err, fs.ErrNotExist):
+	if err != nil {
 		return nil, err
 	}
-	if f.definition, err = f.legacyDefinition(); err != nil {
-		return nil, err
+	d, err := ParseDefinition(data)
+	if err != nil {
+		return nil, fmt.Errorf("tokenizer.json: %w", err)
 	}
-	return f.definition, nil
+	f.definition = d
+	return d, nil
 }
 
 // text reads a string member; ok is false where it is missing or null.

@@ -31,8 +31,7 @@ var rankFiles = []rankFile{
 	// Llama 3: models/llama3/tokenizer.py of meta-llama/llama-models.
 	{name: "tokenizer.model", tokens: 128000, pre: "llama-bpe", special: llama3Specials, splits: true, bos: "<|begin_of_text|>", eos: "<|end_of_text|>"},
 	// Qwen 1: tokenization_qwen.py of Qwen/Qwen-7B.
-	{name: "qwen.tiktoken", tokens: 151643, pre: "qwen2", special: qwenSpecials, bos: "<|endoftext|>", eos: "<|endoftext|>", unk: "<|endoftext|>"},
-	{name: "qwen.tiktoken", pre: "qwen2"},
+	{name: "qwen.tiktoken", pre: "qwen2", special: qwenSpecials, bos: "<|endoftext|>", eos: "<|endoftext|>", unk: "<|endoftext|>"},
 	{name: "hy.tiktoken", pre: "hunyuan"},
 	{name: "tiktoken.model", pre: "kimi-k2"},
 	{name: "*.tiktoken"},
@@ -122,7 +121,10 @@ func (f *Files) fromTiktoken(o Options) (*Vocabulary, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !stated && row.special != nil {
+	if !stated {
+		if row.special == nil {
+			return nil, fmt.Errorf("%s: a rank file does not have the special tokens; tokenizer_config.json must state them (added_tokens_decoder)", t.name)
+		}
 		for i, text := range row.special() {
 			special = append(special, AddedToken{ID: int32(len(t.Tokens) + i), Content: text, Special: true})
 		}

@@ -35,7 +35,9 @@ func (f *Files) encoder() (Encoder, error) {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	if f.has("tekken.json") {
+	if ok, err := f.has("tekken.json"); err != nil {
+		return nil, err
+	} else if ok {
 		return f.tekkenEncoder()
 	}
 	t, err := f.Tiktoken()
