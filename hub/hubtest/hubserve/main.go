@@ -3,7 +3,8 @@
 //
 //	hubserve -latency 20ms -rate 200e6 org/name=./model gpt2=./gpt2
 //
-// It prints the line HF_ENDPOINT=URL once it listens, and serves until it is interrupted.
+// It prints the line HF_ENDPOINT=URL once it listens, and serves until it is interrupted, when it says
+// what it has sent.
 package main
 
 import (
@@ -61,4 +62,6 @@ func main() {
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, os.Interrupt)
 	<-stop
+	fmt.Fprintf(os.Stderr, "hubserve: %d requests, %d bytes sent, of which %d by the CDN\n",
+		len(srv.Requests()), srv.BytesSent(hubtest.Any), srv.BytesSent(hubtest.CDN))
 }
