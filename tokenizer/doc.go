@@ -8,6 +8,10 @@
 // would have written, and Vocabulary.Metadata its KVs in that converter's
 // order and types. FromMetadata is the inverse, for files already written.
 //
+// An Encoder turns text into ids: Files.Encoder by the rules of the repository's
+// own libraries, NewGGUFEncoder by those of llama.cpp. Compare finds the first
+// text on which two differ; docs/token-ids.md lists where llama.cpp must.
+//
 // Every reader is strict: a duplicate id, a gap, a merge of tokens that do not
 // exist, a size that the file cannot hold is an error that names the file and
 // the place. Nothing is replaced by a default that the file format does not

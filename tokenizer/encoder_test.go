@@ -198,3 +198,32 @@ type fixedEncoder []int32
 
 func (e fixedEncoder) Encode(string, EncodeOptions) ([]int32, error) { return e, nil }
 func (e fixedEncoder) Decode([]int32) string                         { return "" }
+
+// TestPreTokenizersEncode: every pre-tokenizer that Vocabulary recognises is
+// one that the encoder knows, and every expression of the encoder compiles.
+func TestPreTokenizersEncode(t *testing.T) {
+	for _, row := range preTokenizers {
+		if row.name == "wordpiece" { // a structure without a name in GGUF
+			continue
+		}
+		if _, err := lookupPre(row.name); err != nil {
+			t.Error(err)
+		}
+	}
+	seen := make(map[string]bool)
+	for i := range preTable {
+		row := &preTable[i]
+		if _, err := row.cutters(); err != nil {
+			t.Errorf("%s: %v", row.names[0], err)
+		}
+		for _, name := range row.names {
+			if seen[name] {
+				t.Errorf("%s is there twice", name)
+			}
+			seen[name] = true
+		}
+	}
+	if _, err := lookupPre("no such"); err == nil {
+		t.Error("an unknown name passes")
+	}
+}

@@ -263,22 +263,21 @@ func (e *GGUFEncoder) loadBPE(m gguf.Metadata) error {
 
 // loadFlags reads the keys that override the model's defaults.
 func (e *GGUFEncoder) loadFlags(m gguf.Metadata) error {
-	const prefix = "tokenizer.ggml."
-	accents := false
-	flags := []struct {
+	e.lowercase = e.pre == nil || !e.pre.keepCase
+	for _, f := range []struct {
 		key   string
 		value *bool
-		then  func()
 	}{
-		{"add_space_prefix", &e.addSpacePrefix, nil},
-		{"remove_extra_whitespaces", &e.removeExtraSpaces, nil},
-		{"add_bos_token", &e.addBOS, nil},
-		{"add_eos_token", &e.addEOS, nil},
-		{"normalizer.lowercase", &e.lowercase, nil},
-		{"normalizer.strip_accents", &e.stripAccents, func() { accents = true }},
-	}
-	e.lowercase = e.pre == nil || !e.pre.keepCase
-	for _, f := range flags {
+		{"add_space_prefix", &e.addSpacePrefix},
+		{"remove_extra_whitespaces", &e.removeExtraSpaces},
+		{"add_bos_token", &e.addBOS},
+		{"add_eos_token", &e.addEOS},
+		{"normalizer.lowercase", &e.lowercase},
+		{"normalizer.strip_accents", &e.stripAccents},
+	} {
+		if f.value == &e.stripAccents {
+			e.stripAccents = e.lowercase // unless its own key says otherwise
+		}
 		v, ok := m.Get(prefix + f.key)
 		if !ok {
 			continue
@@ -286,12 +285,6 @@ func (e *GGUFEncoder) loadFlags(m gguf.Metadata) error {
 		if *f.value, ok = v.(bool); !ok {
 			return fmt.Errorf("%s%s is %T: want a bool", prefix, f.key, v)
 		}
-		if f.then != nil {
-			f.then()
-		}
-	}
-	if !accents {
-		e.stripAccents = e.lowercase
 	}
 	if e.pre != nil && e.pre.forceBOS {
 		e.addBOS = true
