@@ -2,55 +2,153 @@ package quantize
 
 import (
 	"encoding/binary"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"testing"
 )
 
-// FuzzEncode holds the faster encoders of every type to the plain one: on
-// numbers of any bits, and on numbers of one size that stands for what a model
-// has.
-func FuzzEncode(f *testing.F) {
-	for seed := range uint64(8) {
-		f.Add(seed, uint8(seed), []byte{})
-	}
-	f.Add(uint64(1), uint8(3), []byte("\x00\x00\x80\x7f\x00\x00\xc0\xff\x01\x00\x00\x00\xff\xff\x7f\x7f"))
-	f.Fuzz(func(t *testing.T, seed uint64, kind uint8, bits []byte) {
-		const cols = 768
-		r := rand.New(rand.NewPCG(seed, 1))
-		size := math.Exp2(float64(int(kind)%80 - 40))
-		rows := make([]float32, 3*cols)
-		for i := range rows {
-			rows[i] = float32(r.NormFloat64() * size)
-			if kind > 127 { // many equal numbers
-				rows[i] = float32(math.Round(r.NormFloat64()*2) * size)
+// forEachAccelerated runs f for every faster codec and the definition that it
+// must equal.
+func forEachAccelerated(t *testing.T, f func(t *testing.T, name string, fast, definition Codec)) {
+	for _, typ := range registered() {
+		definition, _ := Definition(typ)
+		for _, set := range instructionSets {
+			if _, ok := set.codecs[typ]; ok {
+				f(t, typ.String()+" "+set.name, set.apply(definition), definition)
 			}
 		}
-		for i := 0; i+4 <= len(bits) && i < 64*4; i += 4 {
-			rows[r.IntN(len(rows))] = math.Float32frombits(binary.LittleEndian.Uint32(bits[i:]))
-		}
-		importance := make([]float32, cols)
-		for i := range importance {
-			importance[i] = float32(math.Exp(r.NormFloat64() * float64(kind%5)))
-		}
-		for _, set := range instructionSets {
-			for typ := range set.codecs {
-				definition, _ := Definition(typ)
-				fast := set.apply(definition)
-				for _, weights := range [][]float32{nil, importance} {
-					if weights == nil && definition.NeedsImportance {
-						continue
-					}
-					want := make([]byte, int64(len(rows))/typ.BlockElements()*typ.BlockBytes())
-					got := make([]byte, len(want))
-					definition.Encode(want, rows, cols, weights)
-					fast.Encode(got, rows, cols, weights)
-					if at := firstDifference(got, want); at >= 0 {
-						t.Errorf("%s with %s, importance %t: byte %d of block %d differs", typ, set.name, weights != nil,
-							int64(at)%typ.BlockBytes(), int64(at)/typ.BlockBytes())
-					}
+	}
+}
+
+// compareEncoders encodes rows with both and reports the first difference.
+func compareEncoders(t *testing.T, what string, fast, definition Codec, rows []float32, cols int, importance []float32) {
+	t.Helper()
+	size := int64(len(rows)) / definition.Type.BlockElements() * definition.Type.BlockBytes()
+	got, want := make([]byte, size), make([]byte, size)
+	for i := range got {
+		got[i] = 0xa5 // every byte must be written
+	}
+	fast.Encode(got, rows, cols, importance)
+	definition.Encode(want, rows, cols, importance)
+	if at := firstDifference(got, want); at >= 0 {
+		block := int64(at) / definition.Type.BlockBytes()
+		t.Errorf("%s: byte %d of block %d is %#x, want %#x", what, int64(at)%definition.Type.BlockBytes(), block, got[at], want[at])
+	}
+}
+
+// TestAcceleratedRows compares every faster encoder with its definition on all
+// kinds of rows, those with NaNs included, as long rows and as short ones.
+func TestAcceleratedRows(t *testing.T) {
+	weights := importances()
+	forEachAccelerated(t, func(t *testing.T, name string, fast, definition Codec) {
+		for _, kind := range rowKinds {
+			rows := kind.rows()
+			for importanceName, importance := range weights {
+				if importance == nil && definition.NeedsImportance {
+					continue
+				}
+				what := fmt.Sprintf("%s: %s rows, %s importance", name, kind.name, importanceName)
+				if importance == nil || importanceName == "usual" {
+					compareEncoders(t, what, fast, definition, rows[:3*rowCols], rowCols, importance)
+				} else {
+					compareEncoders(t, what, fast, definition, rows[3*rowCols:][:768], 256, importance[:256])
 				}
 			}
 		}
+	})
+}
+
+// TestAcceleratedDecoders compares every faster decoder with its definition on
+// random bytes.
+func TestAcceleratedDecoders(t *testing.T) {
+	r := seeded("decoders")
+	forEachAccelerated(t, func(t *testing.T, name string, fast, definition Codec) {
+		for _, blocks := range []int64{1, 2, 3, 5, 64, 67, 130} {
+			src := make([]byte, blocks*definition.Type.BlockBytes())
+			for i := range src {
+				src[i] = byte(r.Uint32())
+			}
+			compareDecoders(t, name, fast, definition, src)
+		}
+		var none []float32
+		fast.Decode(none, nil)
+		fast.Encode(nil, none, int(definition.Type.BlockElements()), nil)
+	})
+}
+
+func compareDecoders(t *testing.T, name string, fast, definition Codec, src []byte) {
+	t.Helper()
+	n := int64(len(src)) / definition.Type.BlockBytes() * definition.Type.BlockElements()
+	got, want := make([]float32, n), make([]float32, n)
+	fast.Decode(got, src)
+	definition.Decode(want, src)
+	for i := range want {
+		if math.Float32bits(got[i]) != math.Float32bits(want[i]) {
+			t.Fatalf("%s: weight %d of %d is %v (%#x), want %v (%#x)", name, i, n,
+				got[i], math.Float32bits(got[i]), want[i], math.Float32bits(want[i]))
+		}
+	}
+}
+
+// FuzzEncode holds every faster encoder to its definition. The input's first
+// bytes choose how rows are made from the rest: raw bits, or numbers of like
+// size.
+func FuzzEncode(f *testing.F) {
+	f.Add(uint64(1), uint8(0), []byte{1, 2, 3, 4})
+	f.Add(uint64(2), uint8(1), []byte{0, 0, 0x80, 0x7f, 0, 0, 0x80, 0xff})
+	f.Add(uint64(3), uint8(2), []byte{0xff, 0xff, 0x7f, 0x7f})
+	f.Add(uint64(4), uint8(7), []byte{0, 0, 0, 0x80, 1, 0, 0, 0})
+	f.Fuzz(func(t *testing.T, seed uint64, shape uint8, patterns []byte) {
+		r := rand.New(rand.NewPCG(seed, uint64(shape)))
+		const cols = 512
+		rows, importance := make([]float32, 3*cols), make([]float32, cols)
+		scale := math.Pow(10, float64(r.IntN(60)-30)*float64(shape&1))
+		for i := range rows {
+			rows[i] = float32(r.NormFloat64() * scale)
+			if n := len(patterns) / 4; n > 0 && (shape&2 != 0 || r.IntN(50) == 0) {
+				rows[i] = math.Float32frombits(binary.LittleEndian.Uint32(patterns[r.IntN(n)*4:]))
+			}
+		}
+		for i := range importance {
+			importance[i] = float32(r.ExpFloat64())
+			if shape&4 != 0 && r.IntN(2) == 0 {
+				importance[i] = 0
+			}
+		}
+		forEachAccelerated(t, func(t *testing.T, name string, fast, definition Codec) {
+			if !definition.NeedsImportance {
+				compareEncoders(t, name, fast, definition, rows, cols, nil)
+			}
+			compareEncoders(t, name+" with importance", fast, definition, rows, cols, importance)
+		})
+	})
+}
+
+// TestEveryHalf runs the conversions over every binary16 and bfloat16, and over
+// the float32 around each of them.
+func TestEveryHalf(t *testing.T) {
+	forEachAccelerated(t, func(t *testing.T, name string, fast, definition Codec) {
+		if definition.Type.BlockBytes() != 2 {
+			return
+		}
+		src := make([]byte, 2<<16)
+		for i := range 1 << 16 {
+			binary.LittleEndian.PutUint16(src[2*i:], uint16(i))
+		}
+		compareDecoders(t, name, fast, definition, src)
+		values := make([]float32, 1<<16)
+		definition.Decode(values, src)
+		var around []float32
+		for i, v := range values {
+			bits := math.Float32bits(v)
+			next := math.Float32bits(values[(i+1)&0xffff])
+			middle := bits/2 + next/2
+			for _, b := range []uint32{bits - 1, bits, bits + 1, middle - 1, middle, middle + 1} {
+				around = append(around, math.Float32frombits(b))
+			}
+		}
+		around = append(around, values[:13]...)
+		compareEncoders(t, name, fast, definition, around, len(around), nil)
 	})
 }

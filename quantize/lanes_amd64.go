@@ -11,7 +11,6 @@ package quantize
 import (
 	"sync"
 
-	"github.com/modelpipe/modelpipe/gguf"
 	"github.com/modelpipe/modelpipe/quantize/internal/simd"
 )
 
@@ -44,25 +43,15 @@ type workspace struct {
 	offsets  [16]float32
 	levels   [superBlock]byte
 
+	// By run of sixteen weights, and by weight, of up to levelBatch weights.
+	peaks [levelBatch / 16]uint32
+	codes [levelBatch]byte
+
 	minimumBlock   minimumBlock
 	symmetricBlock symmetricBlock
 }
 
 var workspaces = sync.Pool{New: func() any { return new(workspace) }}
-
-func init() {
-	for name, kernels := range map[string]*simd.Kernels{"avx512": &simd.AVX512, "avx2": &simd.AVX2} {
-		for _, e := range []*minimumEncoder{
-			{kindQ2_K, kernels, kernels.SearchMinimumByMagnitude, simd.PackPairs, 16},
-			{kindQ4_K, kernels, kernels.SearchMinimumByEnergy, simd.PackNibbles, 16},
-			{kindQ5_K, kernels, kernels.SearchMinimumByEnergy, simd.PackFives, 16},
-		} {
-			accelerate(name, Codec{Type: e.typ, Encode: e.encode})
-		}
-		accelerate(name, Codec{Type: gguf.Q3_K, Encode: scaleEncoder{kernels}.encodeQ3_K})
-		accelerate(name, Codec{Type: gguf.Q6_K, Encode: scaleEncoder{kernels}.encodeQ6_K})
-	}
-}
 
 // load takes the next batch off src: its weights, padded with zeros where
 // there are fewer, and the number of super-blocks.

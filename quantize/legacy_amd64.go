@@ -5,19 +5,9 @@ package quantize
 import (
 	"encoding/binary"
 
+	"github.com/modelpipe/modelpipe/gguf"
 	"github.com/modelpipe/modelpipe/quantize/internal/simd"
 )
-
-func init() {
-	for name, k := range map[string]*simd.Kernels{"avx512": &simd.AVX512, "avx2": &simd.AVX2} {
-		rows := [...]func(dst *byte, src *float32, blocks int) int{k.EncodeQ4_0, k.EncodeQ4_1, k.EncodeQ5_0, k.EncodeQ5_1}
-		for i := range legacyKinds {
-			kind := &legacyKinds[i]
-			e := &legacyEncoder{kind, k, encodeBlocks(rows[i], int(kind.typ.BlockBytes()), kind.encode)}
-			accelerate(name, Codec{Type: kind.typ, Encode: e.encode})
-		}
-	}
-}
 
 // legacyEncoder encodes Q4_0, Q4_1, Q5_0 or Q5_1: in row order without
 // importance, in lanes with it.
@@ -25,6 +15,17 @@ type legacyEncoder struct {
 	*legacyKind
 	kernels *simd.Kernels
 	rows    func(dst []byte, src []float32, cols int, importance []float32)
+}
+
+// newLegacyEncoder returns the encoder of a type over its kernel for rows.
+func newLegacyEncoder(typ gguf.Type, k *simd.Kernels, rows func(dst *byte, src *float32, blocks int) int) func([]byte, []float32, int, []float32) {
+	for i := range legacyKinds {
+		if kind := &legacyKinds[i]; kind.typ == typ {
+			e := &legacyEncoder{kind, k, encodeBlocks(rows, int(typ.BlockBytes()), kind.encode)}
+			return e.encode
+		}
+	}
+	return nil
 }
 
 func (e *legacyEncoder) encode(dst []byte, src []float32, cols int, importance []float32) {

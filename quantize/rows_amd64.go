@@ -7,19 +7,7 @@ package quantize
 
 import (
 	"unsafe"
-
-	"github.com/modelpipe/modelpipe/gguf"
-	"github.com/modelpipe/modelpipe/quantize/internal/simd"
 )
-
-func init() {
-	for name, k := range map[string]*simd.Kernels{"avx512": &simd.AVX512, "avx2": &simd.AVX2} {
-		accelerate(name, Codec{Type: gguf.F32, Encode: copyF32, Decode: loadF32})
-		accelerate(name, Codec{Type: gguf.F16, Encode: encodeFloats(k.EncodeHalves, encodeF16), Decode: decodeFloats(k.DecodeHalves, decodeF16)})
-		accelerate(name, Codec{Type: gguf.BF16, Encode: encodeFloats(k.EncodeBrains, encodeBF16), Decode: decodeFloats(k.DecodeBrains, decodeBF16)})
-		accelerate(name, Codec{Type: gguf.Q8_0, Encode: encodeBlocks(k.EncodeQ8_0, 34, encodeQ8_0)})
-	}
-}
 
 // copyF32 is encodeF32 on a little-endian machine.
 func copyF32(dst []byte, src []float32, _ int, _ []float32) {

@@ -99,6 +99,56 @@ func EncodeQ5_1AVX512(dst *byte, src *float32, blocks int) int
 //go:noescape
 func EncodeQ8_0AVX512(dst *byte, src *float32, blocks int) int
 
+// DecodeQ4_0AVX512 decodes blocks of 32 weights.
+//
+//go:noescape
+func DecodeQ4_0AVX512(dst *float32, src *byte, blocks int)
+
+// DecodeQ4_1AVX512 decodes blocks of 32 weights.
+//
+//go:noescape
+func DecodeQ4_1AVX512(dst *float32, src *byte, blocks int)
+
+// DecodeQ5_0AVX512 decodes blocks of 32 weights.
+//
+//go:noescape
+func DecodeQ5_0AVX512(dst *float32, src *byte, blocks int)
+
+// DecodeQ5_1AVX512 decodes blocks of 32 weights.
+//
+//go:noescape
+func DecodeQ5_1AVX512(dst *float32, src *byte, blocks int)
+
+// DecodeQ8_0AVX512 decodes blocks of 32 weights.
+//
+//go:noescape
+func DecodeQ8_0AVX512(dst *float32, src *byte, blocks int)
+
+// ScaleLevelsAVX512 sets dst to (level - bias) * d - m; d and m hold one value per run of 16 weights.
+//
+//go:noescape
+func ScaleLevelsAVX512(dst *float32, levels *byte, d *float32, m *float32, runs int, bias int32)
+
+// RoundLevelsAVX512 sets levels to 1 plus the integer nearest to x * d, ties away from zero; d holds one value per run of 16 weights.
+//
+//go:noescape
+func RoundLevelsAVX512(levels *byte, src *float32, d *float32, runs int)
+
+// MagnitudesAVX512 sets dst to the bits of the largest magnitude of each run of 16 weights; infinities and NaNs are the largest.
+//
+//go:noescape
+func MagnitudesAVX512(dst *uint32, src *float32, runs int)
+
+// NearestFP4AVX512 sets levels to the codes whose values times d are nearest; d holds one value per run of 16 weights.
+//
+//go:noescape
+func NearestFP4AVX512(levels *byte, src *float32, d *float32, runs int)
+
+// ValuesFP4AVX512 sets dst to the values of codes times d; d holds one value per run of 16 weights.
+//
+//go:noescape
+func ValuesFP4AVX512(dst *float32, levels *byte, d *float32, runs int)
+
 // TransposeAVX2 turns 16 sub-blocks of n elements, n a multiple of 16, into n rows of lanes.
 //
 //go:noescape
@@ -194,6 +244,56 @@ func EncodeQ5_1AVX2(dst *byte, src *float32, blocks int) int
 //go:noescape
 func EncodeQ8_0AVX2(dst *byte, src *float32, blocks int) int
 
+// DecodeQ4_0AVX2 decodes blocks of 32 weights.
+//
+//go:noescape
+func DecodeQ4_0AVX2(dst *float32, src *byte, blocks int)
+
+// DecodeQ4_1AVX2 decodes blocks of 32 weights.
+//
+//go:noescape
+func DecodeQ4_1AVX2(dst *float32, src *byte, blocks int)
+
+// DecodeQ5_0AVX2 decodes blocks of 32 weights.
+//
+//go:noescape
+func DecodeQ5_0AVX2(dst *float32, src *byte, blocks int)
+
+// DecodeQ5_1AVX2 decodes blocks of 32 weights.
+//
+//go:noescape
+func DecodeQ5_1AVX2(dst *float32, src *byte, blocks int)
+
+// DecodeQ8_0AVX2 decodes blocks of 32 weights.
+//
+//go:noescape
+func DecodeQ8_0AVX2(dst *float32, src *byte, blocks int)
+
+// ScaleLevelsAVX2 sets dst to (level - bias) * d - m; d and m hold one value per run of 16 weights.
+//
+//go:noescape
+func ScaleLevelsAVX2(dst *float32, levels *byte, d *float32, m *float32, runs int, bias int32)
+
+// RoundLevelsAVX2 sets levels to 1 plus the integer nearest to x * d, ties away from zero; d holds one value per run of 16 weights.
+//
+//go:noescape
+func RoundLevelsAVX2(levels *byte, src *float32, d *float32, runs int)
+
+// MagnitudesAVX2 sets dst to the bits of the largest magnitude of each run of 16 weights; infinities and NaNs are the largest.
+//
+//go:noescape
+func MagnitudesAVX2(dst *uint32, src *float32, runs int)
+
+// NearestFP4AVX2 sets levels to the codes whose values times d are nearest; d holds one value per run of 16 weights.
+//
+//go:noescape
+func NearestFP4AVX2(levels *byte, src *float32, d *float32, runs int)
+
+// ValuesFP4AVX2 sets dst to the values of codes times d; d holds one value per run of 16 weights.
+//
+//go:noescape
+func ValuesFP4AVX2(dst *float32, levels *byte, d *float32, runs int)
+
 // SumSquares sets sums to the sums of squares of eight runs of n weights, each added in index order.
 //
 //go:noescape
@@ -223,3 +323,28 @@ func PackThrees(dst *byte, levels *byte)
 //
 //go:noescape
 func PackSixes(dst *byte, levels *byte)
+
+// UnpackPairs unpacks 256 levels of two bits as Q2_K has them.
+//
+//go:noescape
+func UnpackPairs(levels *byte, src *byte)
+
+// UnpackNibbles unpacks 256 levels of four bits as Q4_K has them.
+//
+//go:noescape
+func UnpackNibbles(levels *byte, src *byte)
+
+// UnpackFives unpacks 256 levels of five bits as Q5_K has them: qh, then qs.
+//
+//go:noescape
+func UnpackFives(levels *byte, src *byte)
+
+// UnpackThrees unpacks 256 levels of three bits as Q3_K has them: hmask, then qs.
+//
+//go:noescape
+func UnpackThrees(levels *byte, src *byte)
+
+// UnpackSixes unpacks 256 levels of six bits as Q6_K has them: ql, then qh.
+//
+//go:noescape
+func UnpackSixes(levels *byte, src *byte)

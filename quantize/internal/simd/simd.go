@@ -61,6 +61,24 @@ type Kernels struct {
 	// finite, or with a scale too small to invert.
 	EncodeQ4_0, EncodeQ4_1, EncodeQ5_0, EncodeQ5_1, EncodeQ8_0 func(dst *byte, src *float32, blocks int) int
 
+	// DecodeQ* decode blocks of 32 weights.
+	DecodeQ4_0, DecodeQ4_1, DecodeQ5_0, DecodeQ5_1, DecodeQ8_0 func(dst *float32, src *byte, blocks int)
+
+	// The following hold one value of d and m per run of 16 weights.
+
+	// ScaleLevels sets dst to (level - bias) * d - m.
+	ScaleLevels func(dst *float32, levels *byte, d, m *float32, runs int, bias int32)
+	// RoundLevels sets levels to 1 plus the integer nearest to x * d, ties
+	// away from zero.
+	RoundLevels func(levels *byte, src, d *float32, runs int)
+	// Magnitudes sets dst to the bits of the largest magnitude of each run;
+	// infinities and NaNs are the largest.
+	Magnitudes func(dst *uint32, src *float32, runs int)
+	// NearestFP4 sets levels to the E2M1 codes whose doubled values times d
+	// are nearest, ValuesFP4 dst to those values.
+	NearestFP4 func(levels *byte, src, d *float32, runs int)
+	ValuesFP4  func(dst *float32, levels *byte, d *float32, runs int)
+
 	// EncodeHalves and EncodeBrains convert n numbers to binary16 and
 	// bfloat16, DecodeHalves and DecodeBrains back. They return how many they
 	// have done, a multiple of half of Lanes: encoders stop before NaNs.
@@ -86,6 +104,16 @@ var AVX512 = Kernels{
 	EncodeQ5_0:               EncodeQ5_0AVX512,
 	EncodeQ5_1:               EncodeQ5_1AVX512,
 	EncodeQ8_0:               EncodeQ8_0AVX512,
+	DecodeQ4_0:               DecodeQ4_0AVX512,
+	DecodeQ4_1:               DecodeQ4_1AVX512,
+	DecodeQ5_0:               DecodeQ5_0AVX512,
+	DecodeQ5_1:               DecodeQ5_1AVX512,
+	DecodeQ8_0:               DecodeQ8_0AVX512,
+	ScaleLevels:              ScaleLevelsAVX512,
+	RoundLevels:              RoundLevelsAVX512,
+	Magnitudes:               MagnitudesAVX512,
+	NearestFP4:               NearestFP4AVX512,
+	ValuesFP4:                ValuesFP4AVX512,
 	EncodeHalves:             EncodeHalvesAVX512,
 	EncodeBrains:             EncodeBrainsAVX512,
 	DecodeHalves:             DecodeHalvesAVX512,
@@ -110,6 +138,16 @@ var AVX2 = Kernels{
 	EncodeQ5_0:               EncodeQ5_0AVX2,
 	EncodeQ5_1:               EncodeQ5_1AVX2,
 	EncodeQ8_0:               EncodeQ8_0AVX2,
+	DecodeQ4_0:               DecodeQ4_0AVX2,
+	DecodeQ4_1:               DecodeQ4_1AVX2,
+	DecodeQ5_0:               DecodeQ5_0AVX2,
+	DecodeQ5_1:               DecodeQ5_1AVX2,
+	DecodeQ8_0:               DecodeQ8_0AVX2,
+	ScaleLevels:              ScaleLevelsAVX2,
+	RoundLevels:              RoundLevelsAVX2,
+	Magnitudes:               MagnitudesAVX2,
+	NearestFP4:               NearestFP4AVX2,
+	ValuesFP4:                ValuesFP4AVX2,
 	EncodeHalves:             EncodeHalvesAVX2,
 	EncodeBrains:             EncodeBrainsAVX2,
 	DecodeHalves:             DecodeHalvesAVX2,

@@ -42,9 +42,20 @@ func main() {
 		g.encodeBlocks("EncodeQ5_0", 5, false)
 		g.encodeBlocks("EncodeQ5_1", 5, true)
 		g.encodeBlocks("EncodeQ8_0", 8, false)
+		g.decodeBlocks("DecodeQ4_0", 4, false)
+		g.decodeBlocks("DecodeQ4_1", 4, true)
+		g.decodeBlocks("DecodeQ5_0", 5, false)
+		g.decodeBlocks("DecodeQ5_1", 5, true)
+		g.decodeBlocks("DecodeQ8_0", 8, false)
+		g.scaleLevels()
+		g.roundLevels()
+		g.magnitudes()
+		g.nearestFP4()
+		g.valuesFP4()
 	}
 	sumSquares()
 	packs()
+	unpacks()
 	Generate()
 }
 
@@ -704,15 +715,7 @@ func (g *gen) levels(name string, divide bool) {
 		VPMAXSD(low, t, t)
 		VPADDD(bias, t, t)
 	}
-	if g.wide() {
-		VPMOVDB(reg.Z0, Mem{Base: out})
-	} else {
-		VPACKSSDW(reg.Y1, reg.Y0, reg.Y0)
-		VPERMQ(Imm(0xd8), reg.Y0, reg.Y0)
-		VEXTRACTI128(Imm(1), reg.Y0, reg.X1)
-		VPACKUSWB(reg.X1, reg.X0, reg.X0)
-		VMOVDQU(reg.X0, Mem{Base: out})
-	}
+	g.storeBytes(Mem{Base: out})
 	ADDQ(Imm(16), out)
 	ADDQ(Imm(64), x)
 	ADDQ(Imm(4), d)
