@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -125,18 +126,14 @@ func (f *Files) vocabulary(o Options) (*Vocabulary, error) {
 }
 
 // builders makes the tokens, merges and ids of each kind.
-var builders map[Kind]func(*Files, Options) (*Vocabulary, error)
-
-func init() {
-	builders = map[Kind]func(*Files, Options) (*Vocabulary, error){
-		KindSentencePiece: (*Files).fromSentencePiece,
-		KindByteFallback:  (*Files).fromByteFallback,
-		KindBPE:           (*Files).fromBPE,
-		KindTiktoken:      (*Files).fromTiktoken,
-		KindTekken:        (*Files).fromTekken,
-		KindWordPiece:     (*Files).fromWordPiece,
-		KindUnigram:       (*Files).fromUnigram,
-	}
+var builders = map[Kind]func(*Files, Options) (*Vocabulary, error){
+	KindSentencePiece: (*Files).fromSentencePiece,
+	KindByteFallback:  (*Files).fromByteFallback,
+	KindBPE:           (*Files).fromBPE,
+	KindTiktoken:      (*Files).fromTiktoken,
+	KindTekken:        (*Files).fromTekken,
+	KindWordPiece:     (*Files).fromWordPiece,
+	KindUnigram:       (*Files).fromUnigram,
 }
 
 // there tells whether the repository has the files of a kind.
@@ -234,8 +231,20 @@ func (f *Files) finish(v *Vocabulary, o Options) error {
 }
 
 // size settles the number of tokens: that of the embedding, or of the
-// vocabulary where that is not stated.
-func (o Options) size(have int) (int, error) {
+// vocabulary where that is not stated. first ids are taken by the model; added
+// are those of further tokens. Gaps between them are padded only where the
+// embedding says how far.
+func (o Options) size(first int, added []int32) (int, error) {
+	have := first
+	for _, id := range slices.Sorted(slices.Values(added)) {
+		if int(id) < have {
+			continue
+		}
+		if int(id) > have && o.Size == 0 {
+			return 0, fmt.Errorf("no token has id %d, but one has id %d", have, id)
+		}
+		have = int(id) + 1
+	}
 	if o.Size == 0 {
 		return have, nil
 	}
@@ -316,7 +325,7 @@ func (f *Files) tableTokens(d *Definition, o Options) ([]Token, error) {
 			}
 		}
 	}
-	size, err := o.size(int(table.max()) + 1)
+	size, err := o.size(0, slices.Collect(maps.Keys(table.texts)))
 	if err != nil {
 		return nil, err
 	}
@@ -399,18 +408,19 @@ func (f *Files) fromSentencePiece(o Options) (*Vocabulary, error) {
 		return nil, err
 	}
 	v := &Vocabulary{Model: "llama", Pre: "default", HasScores: true}
-	size, err := o.size(len(sp.Pieces))
-	if err != nil {
-		return nil, err
-	}
 	decoder, _, err := f.addedTokensDecoder()
 	if err != nil {
 		return nil, err
 	}
-	if o.Size == 0 {
+	var added []int32
+	if o.Size == 0 { // else place judges them
 		for _, a := range append(slices.Clone(f.addedTokens), decoder...) {
-			size = max(size, int(a.ID)+1)
+			added = append(added, a.ID)
 		}
+	}
+	size, err := o.size(len(sp.Pieces), added)
+	if err != nil {
+		return nil, err
 	}
 	v.Tokens = make([]Token, size)
 	for i := range v.Tokens {

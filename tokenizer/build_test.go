@@ -39,6 +39,8 @@ func TestVocabularyErrors(t *testing.T) {
 		{"decoder", repo("tokenizer.json", definition(byteLevelSteps), "tokenizer_config.json", `{"added_tokens_decoder":{"x":{"content":"y"}}}`), Options{}, `added_tokens_decoder: id "x"`},
 		{"template", repo("tokenizer.json", definition(byteLevelSteps), "tokenizer_config.json", `{"chat_template":[{"name":"x"}]}`), Options{}, "chat_template[0]: want a name and a template"},
 		{"negative", repo("tokenizer.json", definition(byteLevelSteps), "config.json", `{"bos_token_id":-1}`), Options{}, "config.json: the bos token has id -1"},
+		{"gap", repo("tokenizer.json", definition(`,"added_tokens":[{"id":4000000,"content":"x"}]`+byteLevelSteps)), Options{}, "no token has id 3, but one has id 4000000"},
+		{"beyond", repo("tokenizer.json", definition(`,"added_tokens":[{"id":9,"content":"x"}]`+byteLevelSteps)), Options{Size: 8}, "the vocabulary has 10 tokens, more than the 8 rows of the token embedding"},
 		{"clash", repo("tokenizer.json", definition(`,"added_tokens":[{"id":7,"content":"a"}]`+byteLevelSteps)), Options{}, `added token "a" has id 7, but id 0 in the model's vocabulary`},
 	} {
 		files, err := Load(c.files)

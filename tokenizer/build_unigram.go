@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
+	"slices"
 )
 
 // fromUnigram follows _xlmroberta_set_vocab of upstream's conversion/bert.py.
@@ -52,7 +54,7 @@ func (f *Files) unigramTokens(d *Definition, o Options) ([]Token, error) {
 	if err != nil {
 		return nil, err
 	}
-	size, err := o.size(int(table.max()) + 1)
+	size, err := o.size(0, slices.Collect(maps.Keys(table.texts)))
 	if err != nil {
 		return nil, err
 	}
@@ -89,7 +91,7 @@ func (f *Files) unigramTokens(d *Definition, o Options) ([]Token, error) {
 // special tokens first, which take the place of SentencePiece's three, and one
 // piece less at the end.
 func (sp *SentencePiece) fairseq(o Options) ([]Token, error) {
-	size, err := o.size(len(sp.Pieces))
+	size, err := o.size(len(sp.Pieces), nil)
 	if err != nil {
 		return nil, err
 	}

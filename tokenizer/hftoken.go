@@ -91,15 +91,6 @@ func (t *tokenTable) add(a AddedToken) {
 	t.put(a)
 }
 
-// max returns the largest id, or -1.
-func (t *tokenTable) max() int32 {
-	top := int32(-1)
-	for id := range t.texts {
-		top = max(top, id)
-	}
-	return top
-}
-
 // addedTokensDecoder reads the tokens that tokenizer_config.json states by
 // id, in the order of their ids.
 func (f *Files) addedTokensDecoder() (tokens []AddedToken, stated bool, err error) {
@@ -213,8 +204,7 @@ func (d *Definition) byteLevel() bool {
 }
 
 // classDefaults are the special tokens that a tokenizer class of transformers
-// has where tokenizer_config.json does not state them, and the pre-tokenizer
-// that it builds where there is no tokenizer.json.
+// has where tokenizer_config.json does not state them.
 type classDefaults struct {
 	bos, eos, unk, sep, pad, cls, mask string
 }

@@ -129,11 +129,11 @@ func (f *Files) fromTiktoken(o Options) (*Vocabulary, error) {
 			special = append(special, AddedToken{ID: int32(len(t.Tokens) + i), Content: text, Special: true})
 		}
 	}
-	have := len(t.Tokens)
-	for _, a := range special {
-		have = max(have, int(a.ID)+1)
+	added := make([]int32, len(special))
+	for i, a := range special {
+		added[i] = a.ID
 	}
-	size, err := o.size(have)
+	size, err := o.size(len(t.Tokens), added)
 	if err != nil {
 		return nil, err
 	}
@@ -274,7 +274,7 @@ func (f *Files) fromTekken(o Options) (*Vocabulary, error) {
 	} else if got := normalRegex(t.Pattern); got != tekken {
 		return nil, fmt.Errorf("tekken.json: %w", unknownPre([]string{"split isolated " + got, "bytes"}))
 	}
-	size, err := o.size(len(t.Special) + len(t.Tokens))
+	size, err := o.size(len(t.Special)+len(t.Tokens), nil)
 	if err != nil {
 		return nil, err
 	}

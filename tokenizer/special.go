@@ -30,7 +30,7 @@ type specialValue struct {
 func (s specialValue) is(text string) bool { return !s.object && s.text == text }
 func (s specialValue) empty() bool         { return !s.object && s.text == "" }
 
-// apply adds the ids, flags and templates to v. limit is the number of tokens
+// applySpecials adds the ids, flags and templates to v. limit is the number of tokens
 // that an id must be below, or 0 for no check.
 func (f *Files) applySpecials(v *Vocabulary, d *Definition, limit int) error {
 	s := &specials{files: f, tokens: make(map[string]specialValue), roles: slices.Clone(specialRoles)}

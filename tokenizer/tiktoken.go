@@ -115,9 +115,9 @@ func isTiktoken(data []byte) bool {
 }
 
 // parts returns the tokens that token's bytes have merged into just before
-// the merge of rank max, which is the last one. It is the BPE loop over the
-// ranks below max.
-func (t *Tiktoken) parts(token []byte, max int32) [][]byte {
+// the merge of rank limit, which is the last one. It is the BPE loop over the
+// ranks below limit.
+func (t *Tiktoken) parts(token []byte, limit int32) [][]byte {
 	cut := make([]int, len(token)+1) // part i is token[cut[i]:cut[i+1]]
 	for i := range cut {
 		cut[i] = i
@@ -129,7 +129,7 @@ func (t *Tiktoken) parts(token []byte, max int32) [][]byte {
 				best, at = r, i
 			}
 		}
-		if at < 0 || best >= max {
+		if at < 0 || best >= limit {
 			break
 		}
 		cut = slices.Delete(cut, at+1, at+2)
