@@ -20,9 +20,9 @@ import (
 )
 
 func init() {
-	register(Codec{Type: gguf.IQ2_XXS, Encode: encodeIQ2_XXS, Decode: decodeIQ2_XXS, NeedsImportance: true})
-	register(Codec{Type: gguf.IQ2_XS, Encode: encodeIQ2_XS, Decode: decodeIQ2_XS, NeedsImportance: true})
-	register(Codec{Type: gguf.IQ2_S, Encode: encodeIQ2_S, Decode: decodeIQ2_S})
+	register(Codec{Type: gguf.IQ2_XXS, Encode: typeIQ2_XXS.encode, Decode: decodeIQ2_XXS, NeedsImportance: true})
+	register(Codec{Type: gguf.IQ2_XS, Encode: typeIQ2_XS.encode, Decode: decodeIQ2_XS, NeedsImportance: true})
+	register(Codec{Type: gguf.IQ2_S, Encode: typeIQ2_S.encode, Decode: decodeIQ2_S})
 }
 
 const (
@@ -37,54 +37,37 @@ const (
 // valuesIQ2 are the magnitudes of the three coordinates in a decoded weight.
 var valuesIQ2 = []float32{8, 25, 43}
 
-// encodeIQ2_XXS is quantize_row_iq2_xxs_impl (ggml-quants.c).
-func encodeIQ2_XXS(dst []byte, src []float32, cols int, importance []float32) {
-	l := latticeIQ2_XXS()
-	search := latticeSearch{trials: 6, step: 0.1, again: always}
-	for at := 0; at < len(src); at += superBlock {
-		x, block := src[at:][:superBlock], dst[:sizeIQ2_XXS]
-		dst = dst[sizeIQ2_XXS:]
-		clear(block)
-		energy := sumSquares(x) / superBlock
-		var scales [8]float32
-		var highest float32
-		for j := range scales {
-			var g latticeGroup
-			sub := x[32*j:][:32]
-			weigh(g.weight[:], importance[at%cols+32*j:][:32], sub, energy)
-			g.load(sub, true)
-			if g.largest() < negligible {
-				continue
-			}
-			var levels [32]uint8
-			start := searchPositive(4, g.magnitude[:], levels[:], g.weight[:])
-			reach := float32(start * 3)
-			if !(reach > 0) {
-				continue
-			}
-			for i, level := range levels {
-				g.levels[i] = int8(min(level, 2))
-			}
-			scales[j] = g.positive(search.fit(l, &g, start, reach))
-			var signs uint32
-			for k := range 4 {
-				block[2+8*j+k] = uint8(g.at(l, 8*k))
-				signs |= uint32(g.signs[k]&127) << (7 * k)
-			}
-			binary.LittleEndian.PutUint32(block[2+8*j+4:], signs)
-			if !(highest > scales[j]) {
-				highest = scales[j]
-			}
+// typeIQ2_XXS is quantize_row_iq2_xxs_impl (ggml-quants.c).
+var typeIQ2_XXS = &latticeType{
+	typ: gguf.IQ2_XXS, points: latticeIQ2_XXS, group: 32, parity: true, energy: 1, least: negligible,
+	start: func(g *latticeGroup, _ float32) {
+		var levels [32]uint8
+		g.startAt(searchPositive(4, g.magnitude[:], levels[:], g.weight[:]), &levels)
+	},
+	search: latticeSearch{trials: 6, step: 0.1, again: always},
+	put: func(block []byte, j int, g *latticeGroup) {
+		var signs uint32
+		for k := range 4 {
+			block[2+8*j+k] = uint8(g.points[k])
+			signs |= uint32(g.signs[k]&127) << (7 * k)
 		}
-		if highest == 0 {
-			clear(block)
-			continue
-		}
+		binary.LittleEndian.PutUint32(block[2+8*j+4:], signs)
+	},
+	finish: func(block []byte, scales []float32, highest float32) {
 		d := highest / 31
 		binary.LittleEndian.PutUint16(block, halfBits(d))
 		for j, scale := range scales {
 			block[2+8*j+7] |= scaleLevel(scale, 1/d, 15) << 4
 		}
+	},
+}
+
+// startAt begins with a scale and the levels found with it.
+func (g *latticeGroup) startAt(scale float32, levels *[32]uint8) {
+	g.start, g.highest = scale, float32(scale*3)
+	g.skip = !(g.highest > 0)
+	for i, level := range levels {
+		g.levels[i] = int8(min(level, 2))
 	}
 }
 
@@ -105,60 +88,34 @@ func decodeIQ2_XXS(dst []float32, src []byte) {
 	}
 }
 
-// encodeHalves is the search that IQ2_XS and IQ2_S share: sixteen groups of
-// two cells. put takes each group as it is done. It returns the groups' scales
-// and the largest of them.
-func encodeHalves(l *lattice, x []float32, weigh func(g *latticeGroup, j int), parity bool, least float32,
-	put func(g *latticeGroup, j int)) (scales [16]float32, highest float32) {
-	search := latticeSearch{trials: 9, step: 0.1, again: offPoint}
-	for j := range scales {
-		var g latticeGroup
-		weigh(&g, j)
-		g.load(x[16*j:][:16], parity)
-		largest := g.largest()
-		if largest < least {
-			continue
-		}
-		scales[j] = g.positive(search.fit(l, &g, largest/5, largest))
-		put(&g, j)
-		if !(highest > scales[j]) {
-			highest = scales[j]
-		}
-	}
-	return scales, highest
-}
+// startHalf begins with the largest magnitude at the highest level of three.
+func startHalf(g *latticeGroup, largest float32) { g.start, g.highest = largest/5, largest }
+
+// halfSearch is the search of IQ2_XS and IQ2_S: sixteen groups of two cells.
+var halfSearch = latticeSearch{trials: 9, step: 0.1, again: offPoint}
 
 // putHalfScales writes sixteen scales of four bits.
-func putHalfScales(dst []byte, scales *[16]float32, inverse float32) {
+func putHalfScales(dst []byte, scales []float32, inverse float32) {
 	for j, scale := range scales {
 		dst[j/2] |= scaleLevel(scale, inverse, 15) << (4 * (j % 2))
 	}
 }
 
-// encodeIQ2_XS is quantize_row_iq2_xs_impl (ggml-quants.c).
-func encodeIQ2_XS(dst []byte, src []float32, cols int, importance []float32) {
-	l := latticeIQ2_XS()
-	for at := 0; at < len(src); at += superBlock {
-		x, block := src[at:][:superBlock], dst[:sizeIQ2_XS]
-		dst = dst[sizeIQ2_XS:]
-		clear(block)
-		energy := sumSquares(x) / superBlock
-		scales, highest := encodeHalves(l, x, func(g *latticeGroup, j int) {
-			weigh(g.weight[:16], importance[at%cols+16*j:], x[16*j:][:16], energy)
-		}, true, negligible, func(g *latticeGroup, j int) {
-			for k := range 2 {
-				code := uint16(g.at(l, 8*k)) | uint16(g.signs[k]&127)<<9
-				binary.LittleEndian.PutUint16(block[2+4*j+2*k:], code)
-			}
-		})
-		if highest == 0 {
-			clear(block)
-			continue
+// typeIQ2_XS is quantize_row_iq2_xs_impl (ggml-quants.c).
+var typeIQ2_XS = &latticeType{
+	typ: gguf.IQ2_XS, points: latticeIQ2_XS, group: 16, parity: true, energy: 1, least: negligible,
+	start: startHalf, search: halfSearch,
+	put: func(block []byte, j int, g *latticeGroup) {
+		for k := range 2 {
+			code := g.points[k] | uint16(g.signs[k]&127)<<9
+			binary.LittleEndian.PutUint16(block[2+4*j+2*k:], code)
 		}
+	},
+	finish: func(block []byte, scales []float32, highest float32) {
 		d := highest / 31
 		binary.LittleEndian.PutUint16(block, halfBits(d))
-		putHalfScales(block[66:], &scales, 1/d)
-	}
+		putHalfScales(block[66:], scales, 1/d)
+	},
 }
 
 // halfScale returns what the coordinates of half a group of 32 are multiplied
@@ -180,38 +137,28 @@ func decodeIQ2_XS(dst []float32, src []byte) {
 	}
 }
 
-// encodeIQ2_S is quantize_row_iq2_s_impl (ggml-quants.c).
-func encodeIQ2_S(dst []byte, src []float32, cols int, importance []float32) {
-	l := latticeIQ2_S()
-	for at := 0; at < len(src); at += superBlock {
-		x, block := src[at:][:superBlock], dst[:sizeIQ2_S]
-		dst = dst[sizeIQ2_S:]
-		clear(block)
-		energy := float32(2*sumSquares(x)) / superBlock
-		scales, highest := encodeHalves(l, x, func(g *latticeGroup, j int) {
-			sub := x[16*j:][:16]
-			if importance != nil {
-				weigh(g.weight[:16], importance[at%cols+16*j:], sub, energy)
-				return
-			}
-			for i, v := range sub {
-				g.weight[i] = float32(0.25*energy) + float32(v*v)
-			}
-		}, false, negligibleIQ2_S, func(g *latticeGroup, j int) {
-			for k := range 2 {
-				c, point := 2*j+k, g.at(l, 8*k)
-				block[2+c] = uint8(point)
-				block[34+c] = g.signs[k]
-				block[66+c/4] |= uint8(point>>8) << (2 * (c % 4))
-			}
-		})
-		if highest == 0 {
-			continue
+// typeIQ2_S is quantize_row_iq2_s_impl (ggml-quants.c).
+var typeIQ2_S = &latticeType{
+	typ: gguf.IQ2_S, points: latticeIQ2_S, group: 16, energy: 2, least: negligibleIQ2_S,
+	unweighted: func(weights, x []float32, energy float32) {
+		for i, v := range x {
+			weights[i] = float32(0.25*energy) + float32(v*v)
 		}
+	},
+	start: startHalf, search: halfSearch,
+	put: func(block []byte, j int, g *latticeGroup) {
+		for k := range 2 {
+			c, point := 2*j+k, g.points[k]
+			block[2+c] = uint8(point)
+			block[34+c] = g.signs[k]
+			block[66+c/4] |= uint8(point>>8) << (2 * (c % 4))
+		}
+	},
+	finish: func(block []byte, scales []float32, highest float32) {
 		d := highest / 31
 		binary.LittleEndian.PutUint16(block, halfBits(float32(d*0.9875)))
-		putHalfScales(block[74:], &scales, 1/d)
-	}
+		putHalfScales(block[74:], scales, 1/d)
+	},
 }
 
 func decodeIQ2_S(dst []float32, src []byte) {

@@ -14,13 +14,14 @@ package quantize
 
 import (
 	"encoding/binary"
+	"math"
 
 	"github.com/modelpipe/modelpipe/gguf"
 )
 
 func init() {
-	register(Codec{Type: gguf.IQ3_XXS, Encode: encodeIQ3_XXS, Decode: decodeIQ3_XXS})
-	register(Codec{Type: gguf.IQ3_S, Encode: encodeIQ3_S, Decode: decodeIQ3_S})
+	register(Codec{Type: gguf.IQ3_XXS, Encode: typeIQ3_XXS.encode, Decode: decodeIQ3_XXS})
+	register(Codec{Type: gguf.IQ3_S, Encode: typeIQ3_S.encode, Decode: decodeIQ3_S})
 }
 
 const (
@@ -44,10 +45,18 @@ func weighIQ3(weights, importance, x []float32, energy float32) {
 		weigh(weights, importance, x, energy)
 		return
 	}
+	squares(weights, x, energy)
+}
+
+// squares fills the weights of errors with x squared.
+func squares(weights, x []float32, _ float32) {
 	for i, v := range x {
 		weights[i] = float32(v * v)
 	}
 }
+
+// startThird begins with the largest magnitude at the highest level of eight.
+func startThird(g *latticeGroup, largest float32) { g.start, g.highest = largest/15, largest }
 
 // part returns n columns from i on of a row's importance, nil where there is
 // none.
@@ -58,49 +67,28 @@ func part(importance []float32, i, n int) []float32 {
 	return importance[i:][:n]
 }
 
-// encodeIQ3_XXS is quantize_row_iq3_xxs_impl (ggml-quants.c).
-func encodeIQ3_XXS(dst []byte, src []float32, cols int, importance []float32) {
-	l := latticeIQ3_XXS()
-	search := latticeSearch{trials: 15, step: 0.2, again: offPoint}
-	for at := 0; at < len(src); at += superBlock {
-		x, block := src[at:][:superBlock], dst[:sizeIQ3_XXS]
-		dst = dst[sizeIQ3_XXS:]
-		clear(block)
-		energy := float32(2*sumSquares(x)) / superBlock
-		var scales [8]float32
-		var highest float32
-		for j := range scales {
-			var g latticeGroup
-			sub := x[32*j:][:32]
-			weighIQ3(g.weight[:], part(importance, at%cols+32*j, 32), sub, energy)
-			g.load(sub, true)
-			largest := g.largest()
-			if largest < negligibleIQ3_XXS {
-				continue
-			}
-			scales[j] = g.positive(search.fit(l, &g, largest/15, largest))
-			for k := range 8 {
-				block[2+8*j+k] = uint8(g.at(l, 4*k))
-			}
-			var signs uint32
-			for k, s := range g.signs {
-				signs |= uint32(s&127) << (7 * k)
-			}
-			binary.LittleEndian.PutUint32(block[66+4*j:], signs)
-			if !(highest > scales[j]) {
-				highest = scales[j]
-			}
+// typeIQ3_XXS is quantize_row_iq3_xxs_impl (ggml-quants.c).
+var typeIQ3_XXS = &latticeType{
+	typ: gguf.IQ3_XXS, points: latticeIQ3_XXS, group: 32, parity: true, energy: 2, least: negligibleIQ3_XXS,
+	unweighted: squares,
+	start:      startThird, search: latticeSearch{trials: 15, step: 0.2, again: offPoint},
+	put: func(block []byte, j int, g *latticeGroup) {
+		for k, point := range g.points {
+			block[2+8*j+k] = uint8(point)
 		}
-		if highest == 0 {
-			clear(block)
-			continue
+		var signs uint32
+		for k, s := range g.signs {
+			signs |= uint32(s&127) << (7 * k)
 		}
+		binary.LittleEndian.PutUint32(block[66+4*j:], signs)
+	},
+	finish: func(block []byte, scales []float32, highest float32) {
 		d := highest / 31
 		binary.LittleEndian.PutUint16(block, halfBits(float32(d*1.0125)))
 		for j, scale := range scales {
 			block[66+4*j+3] |= scaleLevel(scale, 1/d, 15) << 4
 		}
-	}
+	},
 }
 
 func decodeIQ3_XXS(dst []float32, src []byte) {
@@ -119,46 +107,25 @@ func decodeIQ3_XXS(dst []float32, src []byte) {
 	}
 }
 
-// encodeIQ3_S is quantize_row_iq3_s_impl (ggml-quants.c).
-func encodeIQ3_S(dst []byte, src []float32, cols int, importance []float32) {
-	l := latticeIQ3_S()
-	search := latticeSearch{trials: 9, step: 0.2, again: allIfOffPoint}
-	for at := 0; at < len(src); at += superBlock {
-		x, block := src[at:][:superBlock], dst[:sizeIQ3_S]
-		dst = dst[sizeIQ3_S:]
-		clear(block)
-		energy := float32(2*sumSquares(x)) / superBlock
-		var scales [8]float32
-		var highest float32
-		for j := range scales {
-			var g latticeGroup
-			sub := x[32*j:][:32]
-			weighIQ3(g.weight[:], part(importance, at%cols+32*j, 32), sub, energy)
-			g.load(sub, false)
-			largest := g.largest()
-			if largest == 0 {
-				continue
-			}
-			scales[j] = g.positive(search.fit(l, &g, largest/15, largest))
-			for k := range 8 {
-				point := g.at(l, 4*k)
-				block[2+8*j+k] = uint8(point)
-				block[66+j] |= uint8(point>>8) << k
-			}
-			copy(block[74+4*j:], g.signs[:])
-			if !(highest > scales[j]) {
-				highest = scales[j]
-			}
+// typeIQ3_S is quantize_row_iq3_s_impl (ggml-quants.c).
+var typeIQ3_S = &latticeType{
+	typ: gguf.IQ3_S, points: latticeIQ3_S, group: 32, energy: 2, least: math.SmallestNonzeroFloat32,
+	unweighted: squares,
+	start:      startThird, search: latticeSearch{trials: 9, step: 0.2, again: allIfOffPoint},
+	put: func(block []byte, j int, g *latticeGroup) {
+		for k, point := range g.points {
+			block[2+8*j+k] = uint8(point)
+			block[66+j] |= uint8(point>>8) << k
 		}
-		if highest == 0 {
-			continue
-		}
+		copy(block[74+4*j:], g.signs[:])
+	},
+	finish: func(block []byte, scales []float32, highest float32) {
 		d := highest / 31
 		binary.LittleEndian.PutUint16(block, halfBits(float32(d*1.033)))
 		for j, scale := range scales {
 			block[106+j/2] |= scaleLevel(scale, 1/d, 15) << (4 * (j % 2))
 		}
-	}
+	},
 }
 
 func decodeIQ3_S(dst []float32, src []byte) {

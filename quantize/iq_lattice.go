@@ -6,7 +6,10 @@ package quantize
 
 import (
 	"math"
+	"math/bits"
 	"sync"
+
+	"github.com/modelpipe/modelpipe/gguf"
 )
 
 // lattice is a set of points with, for every cell of rounded levels, its point
@@ -140,34 +143,34 @@ type latticeGroup struct {
 	near      [32]float32 // root of weight: what nearby points are judged by
 	signs     [4]uint8    // of eight weights each, first weight lowest
 	levels    [32]int8    // found coordinates
+	points    [8]uint16   // found points, by cell
+	skip      bool        // nothing to fit: the scale is 0
+	start     float32     // the scale that the search begins with
+	highest   float32     // what the highest level is mapped to
 }
 
 // load takes the values of a group. With parity the signs of eight weights
 // must have an even number of minuses, so that seven bits are enough: of an
 // odd number the least weight keeps its own sign in its magnitude.
-func (g *latticeGroup) load(x []float32, parity bool) {
+func (g *latticeGroup) load(x, weight, near []float32, parity bool) {
 	g.size = len(x)
+	g.skip = false
+	copy(g.weight[:], weight)
+	copy(g.near[:], near)
 	clear(g.levels[:])
-	for i := range x {
-		g.near[i] = root(g.weight[i])
-	}
 	for k := range len(x) / 8 {
 		var signs uint8
-		flips := 0
-		for i := range 8 {
-			v := x[8*k+i]
+		for i, v := range x[8*k:][:8] {
 			if !(v >= 0) {
 				v = -v
 				signs |= 1 << i
-				flips++
 			}
 			g.magnitude[8*k+i] = v
 		}
-		if parity && flips%2 == 1 {
+		if parity && bits.OnesCount8(signs)%2 == 1 {
 			least := 0
 			var lowest float32
-			for i := range 8 {
-				v := x[8*k+i]
+			for i, v := range x[8*k:][:8] {
 				if loss := float32(float32(g.weight[8*k+i]*v) * v); i == 0 || loss < lowest {
 					lowest, least = loss, i
 				}
@@ -210,10 +213,17 @@ const (
 	always                          // all cells
 )
 
-// fit finds the levels of the group and returns their scale; scale is the one
-// to begin with and highest what the highest level is mapped to.
-func (s latticeSearch) fit(l *lattice, g *latticeGroup, scale, highest float32) float32 {
-	n, cell := g.size, l.cell
+// fit finds the points of the group and returns their scale.
+func (s latticeSearch) fit(l *lattice, g *latticeGroup) float32 {
+	scale := s.fitLevels(l, g)
+	for k := range g.size / l.cell {
+		g.points[k] = uint16(g.at(l, k*l.cell))
+	}
+	return scale
+}
+
+func (s latticeSearch) fitLevels(l *lattice, g *latticeGroup) float32 {
+	n, cell, scale := g.size, l.cell, g.start
 	var trial [32]int8
 	var onPoint, trialOnPoint [8]bool
 	for k := range n / cell {
@@ -222,7 +232,7 @@ func (s latticeSearch) fit(l *lattice, g *latticeGroup, scale, highest float32) 
 	var best float32
 	top := float32(2*l.levels - 1)
 	for i := -s.trials; i <= s.trials; i++ {
-		inverse := (top + float32(float32(i)*s.step)) / highest
+		inverse := (top + float32(float32(i)*s.step)) / g.highest
 		for k := 0; k < n; k += cell {
 			trialOnPoint[k/cell] = s.move(l, g, trial[k:k+cell], k, inverse, 1/inverse)
 		}
@@ -281,6 +291,96 @@ func (g *latticeGroup) sums(levels []int8) (sumqx, sumq2 float32) {
 		sumq2 += float32(float32(w*q) * q)
 	}
 	return sumqx, sumq2
+}
+
+// latticeType is how a type differs from the others that look for lattice
+// points in the same way.
+type latticeType struct {
+	typ    gguf.Type
+	points func() *lattice
+	group  int     // weights under a scale: 16 or 32
+	parity bool    // seven signs of eight are written
+	energy float32 // factor of the mean square, for the weights of errors
+	least  float32 // groups whose largest magnitude is below have the scale 0
+
+	// unweighted fills the weights of errors where there is no importance.
+	unweighted func(weights, x []float32, energy float32)
+
+	// start sets start and highest of a group, or skip.
+	start  func(g *latticeGroup, largest float32)
+	search latticeSearch
+
+	// put writes the points and signs of group j; finish writes the scales of
+	// all, highest being the largest.
+	put    func(block []byte, j int, g *latticeGroup)
+	finish func(block []byte, scales []float32, highest float32)
+}
+
+// latticeBlock is a super-block on its way.
+type latticeBlock struct {
+	weight, near [superBlock]float32 // of errors, and their roots
+	groups       [superBlock / 16]latticeGroup
+}
+
+func (t *latticeType) encode(dst []byte, src []float32, cols int, importance []float32) {
+	l, size := t.points(), int(t.typ.BlockBytes())
+	b := new(latticeBlock)
+	for at := 0; at < len(src); at += superBlock {
+		x := src[at:][:superBlock]
+		energy := float32(t.energy*sumSquares(x)) / superBlock
+		if importance != nil {
+			weigh(b.weight[:], importance[at%cols:], x, energy)
+		} else {
+			t.unweighted(b.weight[:], x, energy)
+		}
+		for i, w := range b.weight {
+			b.near[i] = root(w)
+		}
+		t.load(b, x)
+		for j := range b.groups[:superBlock/t.group] {
+			if g := &b.groups[j]; !g.skip {
+				t.start(g, g.largest())
+			}
+		}
+		t.write(dst[:size], b, func(g *latticeGroup) float32 { return t.search.fit(l, g) })
+		dst = dst[size:]
+	}
+}
+
+// load takes the groups of a super-block and marks those to skip.
+func (t *latticeType) load(b *latticeBlock, x []float32) {
+	for j := range b.groups[:superBlock/t.group] {
+		g, i := &b.groups[j], j*t.group
+		g.load(x[i:][:t.group], b.weight[i:][:t.group], b.near[i:][:t.group], t.parity)
+		g.skip = g.largest() < t.least
+	}
+}
+
+// write fits the groups of a super-block and writes it.
+func (t *latticeType) write(block []byte, b *latticeBlock, fit func(g *latticeGroup) float32) {
+	clear(block)
+	var scales [superBlock / 16]float32
+	var highest float32
+	n := superBlock / t.group
+	for j := range n {
+		g := &b.groups[j]
+		if g.skip {
+			continue
+		}
+		scales[j] = g.positive(fit(g))
+		t.put(block, j, g)
+		if !(highest > scales[j]) {
+			highest = scales[j]
+		}
+	}
+	if highest == 0 {
+		// What was put stays where the type writes all eight signs.
+		if t.parity {
+			clear(block)
+		}
+		return
+	}
+	t.finish(block, scales[:n], highest)
 }
 
 // positive makes a negative scale, which the format cannot hold, positive.

@@ -19,6 +19,54 @@ type IQKernels struct {
 	// PackIQ4 writes the codes of groups of 32 weights times an inverse scale
 	// each: sixteen bytes, stride bytes apart. codes points to an IQ4Codes.
 	PackIQ4 func(dst *byte, stride int, x, inverses *float32, codes *int32, groups int)
+
+	// Eights and Fours are for lattices whose cells have eight coordinates
+	// below 4, two bits of a key each, or four below 8, three bits each.
+	Eights, Fours LatticeKernels
+
+	// Roots sets dst to the square roots of n numbers, a multiple of 16.
+	Roots func(dst, src *float32, n int)
+}
+
+// LatticeKernels move the cells of a group to points of a lattice under a
+// number of trial scales. s points to a LatticeState; numbers of trials count
+// as the next multiple of 16 but in Nearest.
+type LatticeKernels struct {
+	// Round sets the keys of the levels nearest to (value * inverse - 1) / 2.
+	Round func(s *float32, cells, trials int)
+
+	// Nearest chooses for each key the first of its points that lose least:
+	// the sums, in order, of near * diff * diff, where diff is scale * q less
+	// the value. entries has for each key the number of the first sixteen
+	// points in the upper 16 bits, then eight bits each how many sixteens and
+	// how many eights of points there are. A point is four bits per
+	// coordinate, see Place. Losses are finite.
+	Nearest func(s *float32, entries, points *uint32, cells, trials int)
+
+	// Sum sets the sums of weight * value * q and of weight * q * q.
+	Sum func(s *float32, cells, trials int)
+}
+
+// LatticeState is what LatticeKernels work on, by weight, by trial, or by
+// cell.
+type LatticeState struct {
+	Value, Near, Weight [32]float32    // by weight
+	Inverse, Scale      [32]float32    // by trial
+	SumQX, SumQ2        [32]float32    // by trial
+	Q                   [8][16]float32 // by cell, what a coordinate stands for, over and over
+	Keys                [8][32]int32   // by cell and trial
+	Chosen              [8][32]uint32  // by cell and trial
+	spread              [8][16]float32
+	positions           [16]int32
+}
+
+// Place adds to coordinate k of a point of a cell of eight, or four, what
+// Nearest wants above it.
+func Place(coordinate, k, cell int) uint32 {
+	if cell == 8 {
+		return uint32(coordinate | k%4*4)
+	}
+	return uint32(coordinate | k%2*8)
 }
 
 // IQ4Values and IQ4Codes hold the value and the code for numbers v at
@@ -43,6 +91,9 @@ var AVX512IQ = IQKernels{
 	SearchIQ4BySquare: SearchIQ4BySquareAVX512,
 	SearchIQ4Weighted: SearchIQ4WeightedAVX512,
 	PackIQ4:           PackIQ4AVX512,
+	Eights:            LatticeKernels{RoundEightsAVX512, NearestEightsAVX512, SumEightsAVX512},
+	Fours:             LatticeKernels{RoundFoursAVX512, NearestFoursAVX512, SumFoursAVX512},
+	Roots:             RootsAVX512,
 }
 
 // AVX2IQ needs what AVX2 needs.
@@ -51,4 +102,7 @@ var AVX2IQ = IQKernels{
 	SearchIQ4BySquare: SearchIQ4BySquareAVX2,
 	SearchIQ4Weighted: SearchIQ4WeightedAVX2,
 	PackIQ4:           PackIQ4AVX2,
+	Eights:            LatticeKernels{RoundEightsAVX2, NearestEightsAVX2, SumEightsAVX2},
+	Fours:             LatticeKernels{RoundFoursAVX2, NearestFoursAVX2, SumFoursAVX2},
+	Roots:             RootsAVX2,
 }

@@ -19,6 +19,41 @@ func SearchIQ4WeightedAVX512(x *float32, w *float32, table *float32, s *float32)
 //go:noescape
 func PackIQ4AVX512(dst *byte, stride int, x *float32, inverses *float32, table *int32, groups int)
 
+// RoundEightsAVX512 sets the keys of cells under trials.
+//
+//go:noescape
+func RoundEightsAVX512(s *float32, cells int, trials int)
+
+// NearestEightsAVX512 chooses a point for the keys of cells under trials.
+//
+//go:noescape
+func NearestEightsAVX512(s *float32, entries *uint32, points *uint32, cells int, trials int)
+
+// SumEightsAVX512 sets the sums of the points of cells under trials.
+//
+//go:noescape
+func SumEightsAVX512(s *float32, cells int, trials int)
+
+// RoundFoursAVX512 sets the keys of cells under trials.
+//
+//go:noescape
+func RoundFoursAVX512(s *float32, cells int, trials int)
+
+// NearestFoursAVX512 chooses a point for the keys of cells under trials.
+//
+//go:noescape
+func NearestFoursAVX512(s *float32, entries *uint32, points *uint32, cells int, trials int)
+
+// SumFoursAVX512 sets the sums of the points of cells under trials.
+//
+//go:noescape
+func SumFoursAVX512(s *float32, cells int, trials int)
+
+// RootsAVX512 sets dst to the square roots of n numbers, a multiple of 16.
+//
+//go:noescape
+func RootsAVX512(dst *float32, src *float32, n int)
+
 // SearchIQ4BySquareAVX2 fits the scale of two registers of sub-blocks of 32 weights.
 //
 //go:noescape
@@ -33,3 +68,38 @@ func SearchIQ4WeightedAVX2(x *float32, w *float32, table *float32, s *float32)
 //
 //go:noescape
 func PackIQ4AVX2(dst *byte, stride int, x *float32, inverses *float32, table *int32, groups int)
+
+// RoundEightsAVX2 sets the keys of cells under trials.
+//
+//go:noescape
+func RoundEightsAVX2(s *float32, cells int, trials int)
+
+// NearestEightsAVX2 chooses a point for the keys of cells under trials.
+//
+//go:noescape
+func NearestEightsAVX2(s *float32, entries *uint32, points *uint32, cells int, trials int)
+
+// SumEightsAVX2 sets the sums of the points of cells under trials.
+//
+//go:noescape
+func SumEightsAVX2(s *float32, cells int, trials int)
+
+// RoundFoursAVX2 sets the keys of cells under trials.
+//
+//go:noescape
+func RoundFoursAVX2(s *float32, cells int, trials int)
+
+// NearestFoursAVX2 chooses a point for the keys of cells under trials.
+//
+//go:noescape
+func NearestFoursAVX2(s *float32, entries *uint32, points *uint32, cells int, trials int)
+
+// SumFoursAVX2 sets the sums of the points of cells under trials.
+//
+//go:noescape
+func SumFoursAVX2(s *float32, cells int, trials int)
+
+// RootsAVX2 sets dst to the square roots of n numbers, a multiple of 16.
+//
+//go:noescape
+func RootsAVX2(dst *float32, src *float32, n int)

@@ -6,5 +6,11 @@ func iq() {
 		g.searchIQ4("SearchIQ4BySquare", bySquare)
 		g.searchIQ4("SearchIQ4Weighted", weighted)
 		g.packIQ4()
+		for _, kind := range latticeKinds {
+			g.latticeRound(kind)
+			g.latticeNearest(kind)
+			g.latticeSum(kind)
+		}
+		g.roots()
 	}
 }
