@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// Shapes in the architecture table are written with names, as in
-// "heads*head_dim, hidden": a list of sums and products, outermost dimension
-// first. A Dim says where a name's value comes from.
+// Dim says where the value of a dimension's name comes from. Shapes in the
+// architecture table are written with such names, as in "heads*head_dim,
+// hidden": a list of sums and products, outermost dimension first.
 type Dim struct {
 	// Fields are the config fields that may hold the value, the first that is
 	// set counts. They also name the dimension in errors.

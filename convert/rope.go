@@ -5,9 +5,9 @@ import (
 	"math"
 )
 
-// The rotary embedding's settings come in three forms: rope_theta beside
-// rope_scaling (transformers 4), rope_parameters (transformers 5), and
-// rope_parameters with one entry per layer type. Rope reads them all as one:
+// Rope is the rotary embedding's settings, which configs have in three forms:
+// rope_theta beside rope_scaling (transformers 4), rope_parameters
+// (transformers 5), and rope_parameters with one entry per layer type. It has
 // Full for the layers that attend to everything, Sliding for those with a
 // window, which is empty where the model makes no difference.
 type Rope struct {
