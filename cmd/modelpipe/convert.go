@@ -91,7 +91,7 @@ func (a *app) convert(ctx context.Context, arg string, c *conversion, m *making)
 	}
 	out := m.output
 	if out == "" {
-		out = defaultOutput(arg, s, c.outType, p)
+		out = defaultOutput(arg, s, c.chosen.Preset, p)
 	}
 	plans := []*convert.Plan{p}
 	if maxBytes > 0 {
@@ -108,14 +108,9 @@ func (a *app) convert(ctx context.Context, arg string, c *conversion, m *making)
 			return err
 		}
 	}
-	for _, n := range p.Notes {
-		if a.json {
-			a.log.Warn(n)
-		}
-	}
 	if m.dryRun {
 		if a.json {
-			return a.printJSON(describePlan(arg, s, p))
+			return a.printPlan(arg, s, c, p)
 		}
 		for _, o := range outputs {
 			fmt.Fprintf(a.stdout, "would write %s (%d bytes)\n", o.Path, o.Plan.Size)
@@ -123,7 +118,7 @@ func (a *app) convert(ctx context.Context, arg string, c *conversion, m *making)
 		return nil
 	}
 	if len(p.NeedImportance) > 0 {
-		return fmt.Errorf("type %s: %s", c.outType, needImportance(p))
+		return fmt.Errorf("type %s: %s", c.chosen.Preset, needImportance(p))
 	}
 	if m.cache && s.snapshot != nil {
 		if s, err = a.download(ctx, s, p); err != nil {
@@ -147,7 +142,7 @@ func (a *app) convert(ctx context.Context, arg string, c *conversion, m *making)
 	if err != nil {
 		return err
 	}
-	return a.report(s, p, outputs, results, time.Since(start))
+	return a.report(s, c, p, outputs, results, time.Since(start))
 }
 
 // download puts the source's tensor files into the cache and returns the
@@ -182,10 +177,11 @@ func (a *app) verify(ctx context.Context, s *source, resumed bool) error {
 
 // convertJSON is what convert prints with --json.
 type convertJSON struct {
-	Output       string           `json:"output"`
-	SHA256       string           `json:"sha256"`
-	Size         int64            `json:"size"`
-	Parts        []partJSON       `json:"parts,omitempty"` // where the model is split
+	Output string     `json:"output"`
+	SHA256 string     `json:"sha256"`
+	Size   int64      `json:"size"`
+	Parts  []partJSON `json:"parts,omitempty"` // where the model is split
+	recipeJSON
 	Architecture string           `json:"architecture"`
 	Parameters   int64            `json:"parameters"`
 	Tensors      int              `json:"tensors"`
@@ -220,8 +216,13 @@ type stagesJSON struct {
 }
 
 // report prints what was made.
-func (a *app) report(s *source, p *convert.Plan, outputs []convert.Output, results []*convert.Result, took time.Duration) error {
+func (a *app) report(s *source, c *conversion, p *convert.Plan, outputs []convert.Output, results []*convert.Result, took time.Duration) error {
+	recipe, err := c.describe()
+	if err != nil {
+		return err
+	}
 	v := convertJSON{
+		recipeJSON:   recipe,
 		Architecture: p.Arch, Parameters: p.Parameters, Tensors: len(p.Steps), Repository: s.repo, Commit: s.commit,
 		Nonfinite: map[string]int64{}, Notes: append([]string{}, p.Notes...), Seconds: took.Seconds(), PeakMemory: peakMemory(),
 	}

@@ -39,7 +39,8 @@ type conversion struct {
 	pre  string
 	meta []string
 
-	// of the files that the flags name
+	// what the flags and the files that they name amount to
+	chosen     quantize.Recipe
 	importance *quantize.Imatrix
 	digests    string
 }
@@ -73,6 +74,7 @@ func (c *conversion) plan(ctx context.Context, arg string, s *source) (*convert.
 	if err != nil {
 		return nil, err
 	}
+	c.chosen = recipe
 	if err := c.readImatrix(); err != nil {
 		return nil, err
 	}
@@ -113,6 +115,12 @@ func (c *conversion) readRecipe() (quantize.Recipe, error) {
 			return r, fmt.Errorf("%s: %w", c.recipe, err)
 		}
 		return r, nil
+	}
+	if !strings.EqualFold(c.outType, "auto") {
+		_, isPreset := quantize.LookupPreset(c.outType)
+		if _, err := gguf.ParseType(c.outType); err != nil && !isPreset {
+			return r, usagef("--type %s: want auto, a tensor type or one of %s", c.outType, strings.Join(quantize.PresetNames(), ", "))
+		}
 	}
 	for _, set := range []struct {
 		flag, name string
@@ -200,12 +208,26 @@ func parseMeta(s string) (gguf.KV, error) {
 	return gguf.KV{Key: key, Value: v}, nil
 }
 
+// recipeJSON is what plan and convert say, with --json, of how the types were
+// chosen.
+type recipeJSON struct {
+	Recipe        quantize.Recipe `json:"recipe"`
+	RecipeDigest  string          `json:"recipe_digest"`
+	ImatrixDigest string          `json:"imatrix_digest,omitempty"`
+}
+
+func (c *conversion) describe() (recipeJSON, error) {
+	digest, err := c.chosen.Digest()
+	return recipeJSON{c.chosen, digest, strings.TrimPrefix(c.digests, "imatrix ")}, err
+}
+
 // planJSON is what plan prints with --json.
 type planJSON struct {
-	Source       string       `json:"source"`
-	Repository   string       `json:"repository,omitempty"`
-	Commit       string       `json:"commit,omitempty"`
-	BytesRead    int64        `json:"bytes_read,omitempty"` // over the network
+	Source     string `json:"source"`
+	Repository string `json:"repository,omitempty"`
+	Commit     string `json:"commit,omitempty"`
+	BytesRead  int64  `json:"bytes_read,omitempty"` // over the network
+	recipeJSON
 	Architecture string       `json:"architecture"`
 	Parameters   int64        `json:"parameters"`
 	Size         int64        `json:"size"`        // of the file, in bytes
@@ -249,7 +271,7 @@ Hub it reads a few ranges; how many bytes, it says.`,
 				return err
 			}
 			if a.json {
-				return a.printJSON(describePlan(args[0], s, p))
+				return a.printPlan(args[0], s, &c, p)
 			}
 			if err := p.WriteText(a.stdout); err != nil {
 				return err
@@ -261,9 +283,15 @@ Hub it reads a few ranges; how many bytes, it says.`,
 	return cmd
 }
 
-func describePlan(arg string, s *source, p *convert.Plan) planJSON {
+// printPlan prints a plan as JSON.
+func (a *app) printPlan(arg string, s *source, c *conversion, p *convert.Plan) error {
+	recipe, err := c.describe()
+	if err != nil {
+		return err
+	}
 	out := planJSON{
-		Source: arg, Repository: s.repo, Commit: s.commit, Architecture: p.Arch, Parameters: p.Parameters,
+		recipeJSON: recipe,
+		Source:     arg, Repository: s.repo, Commit: s.commit, Architecture: p.Arch, Parameters: p.Parameters,
 		Size: p.Size, HeaderSize: p.HeaderSize, Notes: append([]string{}, p.Notes...), NeedImatrix: p.NeedImportance, Tensors: []tensorJSON{},
 	}
 	if s.bytesRead != nil {
@@ -272,7 +300,7 @@ func describePlan(arg string, s *source, p *convert.Plan) planJSON {
 	for _, t := range p.Steps {
 		out.Tensors = append(out.Tensors, tensorJSON{t.Name, t.Type.String(), t.Shape, t.Offset, t.Size, t.From.String()})
 	}
-	return out
+	return a.printJSON(out)
 }
 
 // printSummary prints a plan in a few lines.
