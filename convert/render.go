@@ -447,14 +447,22 @@ func (r *render) done(i int, p []byte) error {
 	default:
 		r.pending[i] = p
 	}
-	busy := r.hashing
-	_, ready := r.pending[r.hashed]
+	busy, ready := r.hashing, r.ready()
 	r.hashing = busy || ready
 	r.mu.Unlock()
 	if busy || !ready {
 		return nil
 	}
 	return r.hashPending()
+}
+
+// ready says whether the next chunk of the digest is in the file, of this run
+// or of an earlier one. r.mu is the caller's.
+func (r *render) ready() bool {
+	if _, ok := r.pending[r.hashed]; ok {
+		return true
+	}
+	return r.log != nil && r.log.has(r.hashed)
 }
 
 // hashPending takes the digest over every complete chunk that follows what is
@@ -464,16 +472,13 @@ func (r *render) hashPending() error {
 	for {
 		r.mu.Lock()
 		i := r.hashed
-		p, ok := r.pending[i]
-		if !ok && i < r.chunks.n && r.log != nil && r.log.has(i) {
-			ok = true // of an earlier run
-		}
-		delete(r.pending, i)
-		if !ok {
+		if !r.ready() {
 			r.hashing = false
 			r.mu.Unlock()
 			return nil
 		}
+		p := r.pending[i]
+		delete(r.pending, i)
 		r.mu.Unlock()
 		c := r.chunks.at(i)
 		if p != nil {

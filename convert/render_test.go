@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"hash/crc32"
 	"io"
 	"io/fs"
 	"math"
@@ -394,6 +395,50 @@ func TestInterruptAndResume(t *testing.T) {
 	}
 	if l := left(t, dir); l != "o.gguf" {
 		t.Errorf("left: %s", l)
+	}
+}
+
+// TestResumeAnyChunks goes on where any chunks, in any order, are there.
+func TestResumeAnyChunks(t *testing.T) {
+	g := &grower{rnd: rand.New(rand.NewPCG(20, 21))}
+	p := planOf(t, Step{Name: "x", Type: gguf.F32, Shape: []int64{512, 20_000}, From: g.leaf("BF16", 20_000, 512)})
+	src := fstest.MapFS{"f": {Data: g.data}}
+	out := &memory{b: make([]byte, p.Size)}
+	full, err := Render(t.Context(), p, src, out, RenderOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := bytes.Clone(out.b)
+	v, err := NewView(p, src, RenderOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := cut(v, turnedChunk(1))
+	for range 30 {
+		dir := t.TempDir()
+		path := filepath.Join(dir, "o")
+		unfinished, err := openPartial(Output{path, p}, src, FileOptions{RenderOptions: RenderOptions{Threads: 1}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, i := range g.rnd.Perm(c.n)[:g.rnd.IntN(c.n+1)] {
+			at := c.at(i)
+			b := want[at.off : at.off+at.size]
+			if _, err := unfinished.data.WriteAt(b, at.off); err != nil {
+				t.Fatal(err)
+			}
+			if err := unfinished.log.written(i, crc32.Checksum(b, castagnoli)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		unfinished.close()
+		res, err := WriteFiles(t.Context(), []Output{{path, p}}, src, FileOptions{Resume: true, RenderOptions: RenderOptions{Threads: 1 + g.rnd.IntN(3)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, want) || res[0].SHA256 != full.SHA256 {
+			t.Fatalf("another file (%v)", err)
+		}
 	}
 }
 

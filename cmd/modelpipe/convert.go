@@ -145,12 +145,24 @@ func (a *app) convert(ctx context.Context, arg string, c *conversion, m *making)
 	return a.report(s, c, p, outputs, results, time.Since(start))
 }
 
-// download puts the source's tensor files into the cache and returns the
-// source that reads them there.
+// smallFile bounds what --cache keeps besides the tensors.
+const smallFile = 64 << 20
+
+// download puts the source's tensor files into the cache, with the small
+// files that a plan reads, so that the model can be converted offline later.
+// It returns the source that reads them there.
 func (a *app) download(ctx context.Context, s *source, p *convert.Plan) (*source, error) {
 	files := map[string]bool{}
 	for _, step := range p.Steps {
 		convert.Leaves(step.From, func(l convert.Leaf) { files[l.File] = true })
+	}
+	for _, f := range s.snapshot.Files() {
+		switch path.Ext(f.Path) {
+		case ".json", ".jinja", ".model", ".txt", ".tiktoken", ".md":
+			if f.Size <= smallFile {
+				files[f.Path] = true
+			}
+		}
 	}
 	if err := s.snapshot.Download(ctx, slices.Sorted(maps.Keys(files))...); err != nil {
 		return s, err
