@@ -77,6 +77,8 @@ type minimumBlock struct {
 	scales, minimums [16]float32
 	sums             [16]float32 // of the weights of the errors, with importance
 	levels           [superBlock]uint8
+
+	scaleLevels, minimumLevels [16]uint8
 }
 
 func (k *minimumKind) encode(dst []byte, src []float32, cols int, importance []float32) {
@@ -141,32 +143,31 @@ func (k *minimumKind) searchWeightedAt(b *minimumBlock, x *[superBlock]float32, 
 // finish quantizes the scales and minimums of a searched super-block and
 // writes it.
 func (k *minimumKind) finish(dst []byte, b *minimumBlock, x *[superBlock]float32, weighted bool) {
-	d, dmin := k.writeScales(dst, b, weighted)
+	var d, dmin float32
+	n := superBlock / k.length
+	if weighted {
+		d = searchPositive(k.scaleTop, b.scales[:n], b.scaleLevels[:], b.sums[:n])
+		dmin = searchPositive(k.scaleTop, b.minimums[:n], b.minimumLevels[:], b.sums[:n])
+	} else {
+		d = k.spread(b.scales[:n], &b.scaleLevels)
+		dmin = k.spread(b.minimums[:n], &b.minimumLevels)
+	}
+	d, dmin = k.writeScales(dst, b, d, dmin, weighted)
 	k.requantize(dst, b, x, d, dmin)
 	k.pack(dst, &b.levels)
 }
 
-// writeScales quantizes the scales and minimums, writes them with their own
-// scales, and returns these as a decoder will see them.
-func (k *minimumKind) writeScales(dst []byte, b *minimumBlock, weighted bool) (d, dmin float32) {
-	n := superBlock / k.length
-	var scales, minimums [16]uint8
-	clamp := k.clampPlain
-	if weighted {
-		d = searchPositive(k.scaleTop, b.scales[:n], scales[:], b.sums[:n])
-		dmin = searchPositive(k.scaleTop, b.minimums[:n], minimums[:], b.sums[:n])
-		clamp = k.clampWeighted
-	} else {
-		d = k.spread(b.scales[:n], &scales)
-		dmin = k.spread(b.minimums[:n], &minimums)
-	}
-	if clamp {
-		for j := range n {
-			scales[j] = min(scales[j], uint8(k.scaleTop))
-			minimums[j] = min(minimums[j], uint8(k.scaleTop))
+// writeScales writes the levels of scales and minimums with their own scales,
+// and returns these as a decoder will see them.
+func (k *minimumKind) writeScales(dst []byte, b *minimumBlock, d, dmin float32, weighted bool) (float32, float32) {
+	if !weighted && k.clampPlain || weighted && k.clampWeighted {
+		top := uint8(k.scaleTop)
+		for j := range b.scaleLevels {
+			b.scaleLevels[j] = min(b.scaleLevels[j], top)
+			b.minimumLevels[j] = min(b.minimumLevels[j], top)
 		}
 	}
-	k.packScales(dst, &scales, &minimums)
+	k.packScales(dst, &b.scaleLevels, &b.minimumLevels)
 	halfD, halfMin := scaleBits(d), scaleBits(dmin)
 	binary.LittleEndian.PutUint16(dst[k.halves:], halfD)
 	binary.LittleEndian.PutUint16(dst[k.halves+2:], halfMin)
@@ -183,6 +184,7 @@ func (k *minimumKind) spread(values []float32, levels *[16]uint8) float32 {
 		}
 	}
 	if !(largest > 0) {
+		clear(levels[:])
 		return 0
 	}
 	inverse := float32(k.scaleTop) / largest

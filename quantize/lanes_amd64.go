@@ -31,6 +31,7 @@ type workspace struct {
 	scale   simd.ScaleState
 
 	scaleOfScales simd.ScaleState
+	positive      simd.PositiveState
 	zeros         simd.Lanes
 
 	// What the search found, by sub-block of the batch.
@@ -100,6 +101,9 @@ func (e *minimumEncoder) encode(dst []byte, src []float32, cols int, importance 
 			}
 		}
 		e.searchBatch(ws, x, blocks, importance != nil)
+		if importance != nil {
+			e.searchScalesOfScales(ws)
+		}
 		for i := range blocks {
 			block := (*[superBlock]float32)(x[i*superBlock:])
 			var weights []float32
@@ -147,6 +151,39 @@ func (e *minimumEncoder) searchBatch(ws *workspace, x []float32, blocks int, wei
 	}
 }
 
+// searchScalesOfScales fits the scales of a batch's super-blocks to the scales
+// and minimums of their sub-blocks: lane i has the scales of super-block i, and
+// lane batchBlocks + i its minimums. The levels stay in the workspace's lanesL.
+func (e *minimumEncoder) searchScalesOfScales(ws *workspace) {
+	s, lanes, perBlock := &ws.positive, e.kernels.Lanes, superBlock/e.length
+	for j := range perBlock {
+		x, w := ws.lanesX[j*lanes:][:lanes], ws.lanesW[j*lanes:][:lanes]
+		for i := range batchBlocks {
+			sub := i*perBlock + j
+			x[i], x[batchBlocks+i] = ws.scales[sub], -ws.lows[sub]
+			w[i], w[batchBlocks+i] = ws.sums[sub], ws.sums[sub]
+		}
+		clear(x[2*batchBlocks:])
+		clear(w[2*batchBlocks:])
+	}
+	for i := range s.Top {
+		s.Top[i] = float32(e.scaleTop)
+	}
+	trial := 0
+	for step := -4; step <= 4; step++ {
+		if step != 0 {
+			s.Numerators[trial] = float32(0.1*float32(step)) + float32(e.scaleTop)
+			trial++
+		}
+	}
+	e.kernels.SearchPositive(&ws.lanesX[0], &ws.lanesW[0], &ws.lanesL[0], &s.Scale[0], perBlock)
+	for i := range batchBlocks {
+		if !(s.Worst[i] < simd.Limit && s.Worst[batchBlocks+i] < simd.Limit) {
+			ws.failed[i] = true
+		}
+	}
+}
+
 // finishBatched writes super-block i of the batch.
 func (e *minimumEncoder) finishBatched(dst []byte, ws *workspace, x *[superBlock]float32, i int, importance []float32) {
 	b, n := &ws.minimumBlock, e.length
@@ -166,7 +203,17 @@ func (e *minimumEncoder) finishBatched(dst []byte, ws *workspace, x *[superBlock
 	for j, low := range ws.lows[first:][:perBlock] {
 		b.minimums[j] = -low
 	}
-	d, dmin := e.writeScales(dst, b, importance != nil)
+	var d, dmin float32
+	if importance == nil {
+		d, dmin = e.spread(b.scales[:perBlock], &b.scaleLevels), e.spread(b.minimums[:perBlock], &b.minimumLevels)
+	} else {
+		d, dmin = ws.positive.Scale[i], ws.positive.Scale[batchBlocks+i]
+		for j := range perBlock {
+			row := ws.lanesL[j*e.kernels.Lanes:]
+			b.scaleLevels[j], b.minimumLevels[j] = uint8(row[i]), uint8(row[batchBlocks+i])
+		}
+	}
+	d, dmin = e.writeScales(dst, b, d, dmin, importance != nil)
 	whole := true
 	for j := range perBlock {
 		scaleLevel, minimumLevel := e.scaleLevels(dst, j)

@@ -39,6 +39,11 @@ func SearchScaleWeightedAVX512(x *float32, w *float32, wx *float32, s *float32, 
 //go:noescape
 func RefineScaleAVX512(x *float32, w *float32, wx *float32, l *float32, s *float32)
 
+// SearchPositiveAVX512 fits the scale of two registers of groups of n values that are not negative.
+//
+//go:noescape
+func SearchPositiveAVX512(x *float32, w *float32, l *float32, s *float32, n int)
+
 // DivideLevelsAVX512 writes the levels of runs of 16 weights; d and m hold one value per run.
 //
 //go:noescape
@@ -183,6 +188,11 @@ func SearchScaleWeightedAVX2(x *float32, w *float32, wx *float32, s *float32, n 
 //
 //go:noescape
 func RefineScaleAVX2(x *float32, w *float32, wx *float32, l *float32, s *float32)
+
+// SearchPositiveAVX2 fits the scale of two registers of groups of n values that are not negative.
+//
+//go:noescape
+func SearchPositiveAVX2(x *float32, w *float32, l *float32, s *float32, n int)
 
 // DivideLevelsAVX2 writes the levels of runs of 16 weights; d and m hold one value per run.
 //

@@ -2473,6 +2473,333 @@ DATA bits17800000<>+56(SB)/4, $0x17800000
 DATA bits17800000<>+60(SB)/4, $0x17800000
 GLOBL bits17800000<>(SB), RODATA|NOPTR, $64
 
+// func SearchPositiveAVX512(x *float32, w *float32, l *float32, s *float32, n int)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·SearchPositiveAVX512(SB), NOSPLIT, $0-40
+	MOVQ    x+0(FP), AX
+	MOVQ    w+8(FP), CX
+	MOVQ    l+16(FP), DX
+	MOVQ    s+24(FP), BX
+	MOVQ    n+32(FP), SI
+	IMUL3Q  $0x00000080, SI, SI
+	VMOVUPS bits4b400000<>+0(SB), Z31
+	VMOVUPS bits007fffff<>+0(SB), Z30
+	VMOVUPS bits00400000<>+0(SB), Z29
+	VMOVUPS bits00000000<>+0(SB), Z28
+	VMOVUPS bits000000ff<>+0(SB), Z27
+	VMOVUPS 256(BX), Z26
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z3, Z3, Z3
+	XORQ    DI, DI
+
+loop47:
+	VMOVUPS (AX)(DI*1), Z4
+	VMAXPS  Z4, Z0, Z0
+	VSUBPS  Z4, Z4, Z6
+	VADDPS  Z6, Z2, Z2
+	VSQRTPS Z4, Z4
+	VSUBPS  Z4, Z4, Z4
+	VADDPS  Z4, Z2, Z2
+	VMOVUPS 64(AX)(DI*1), Z5
+	VMAXPS  Z5, Z1, Z1
+	VSUBPS  Z5, Z5, Z7
+	VADDPS  Z7, Z3, Z3
+	VSQRTPS Z5, Z5
+	VSUBPS  Z5, Z5, Z5
+	VADDPS  Z5, Z3, Z3
+	ADDQ    $0x00000080, DI
+	CMPQ    DI, SI
+	JB      loop47
+	VMOVUPS Z0, 384(BX)
+	VMOVUPS Z2, 128(BX)
+	VMOVAPS Z0, Z6
+	VMOVUPS Z26, Z0
+	VDIVPS  Z6, Z0, Z0
+	VMOVUPS Z0, 512(BX)
+	VMOVUPS bits3f800000<>+0(SB), Z2
+	VDIVPS  Z0, Z2, Z2
+	VMOVUPS Z1, 448(BX)
+	VMOVUPS Z3, 192(BX)
+	VMOVAPS Z1, Z7
+	VMOVUPS Z26, Z1
+	VDIVPS  Z7, Z1, Z1
+	VMOVUPS Z1, 576(BX)
+	VMOVUPS bits3f800000<>+0(SB), Z3
+	VDIVPS  Z1, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	XORQ    DI, DI
+
+loop48:
+	VMOVUPS (AX)(DI*1), Z8
+	VMULPS  Z8, Z0, Z6
+	VADDPS  Z31, Z6, Z6
+	VSUBPS  Z31, Z6, Z6
+	VMINPS  Z26, Z6, Z6
+	VMULPS  Z6, Z2, Z6
+	VSUBPS  Z6, Z8, Z6
+	VMULPS  (CX)(DI*1), Z6, Z8
+	VMULPS  Z6, Z8, Z8
+	VADDPS  Z8, Z4, Z4
+	VMOVUPS 64(AX)(DI*1), Z9
+	VMULPS  Z9, Z1, Z7
+	VADDPS  Z31, Z7, Z7
+	VSUBPS  Z31, Z7, Z7
+	VMINPS  Z26, Z7, Z7
+	VMULPS  Z7, Z3, Z7
+	VSUBPS  Z7, Z9, Z7
+	VMULPS  64(CX)(DI*1), Z7, Z9
+	VMULPS  Z7, Z9, Z9
+	VADDPS  Z9, Z5, Z5
+	ADDQ    $0x00000080, DI
+	CMPQ    DI, SI
+	JB      loop48
+	VMOVUPS Z4, 640(BX)
+	VMOVUPS Z5, 704(BX)
+	LEAQ    768(BX), DI
+	MOVQ    $0x00000008, R8
+
+step49:
+	VBROADCASTSS (DI), Z0
+	VDIVPS       384(BX), Z0, Z0
+	VMOVUPS      bits3f800000<>+0(SB), Z2
+	VDIVPS       Z0, Z2, Z2
+	VBROADCASTSS (DI), Z1
+	VDIVPS       448(BX), Z1, Z1
+	VMOVUPS      bits3f800000<>+0(SB), Z3
+	VDIVPS       Z1, Z3, Z3
+	VPXORD       Z4, Z4, Z4
+	VPXORD       Z5, Z5, Z5
+	XORQ         R9, R9
+
+loop50:
+	VMOVUPS (AX)(R9*1), Z8
+	VMULPS  Z8, Z0, Z6
+	VADDPS  Z31, Z6, Z6
+	VSUBPS  Z31, Z6, Z6
+	VMINPS  Z26, Z6, Z6
+	VMULPS  Z6, Z2, Z6
+	VSUBPS  Z6, Z8, Z6
+	VMULPS  (CX)(R9*1), Z6, Z8
+	VMULPS  Z6, Z8, Z8
+	VADDPS  Z8, Z4, Z4
+	VMOVUPS 64(AX)(R9*1), Z9
+	VMULPS  Z9, Z1, Z7
+	VADDPS  Z31, Z7, Z7
+	VSUBPS  Z31, Z7, Z7
+	VMINPS  Z26, Z7, Z7
+	VMULPS  Z7, Z3, Z7
+	VSUBPS  Z7, Z9, Z7
+	VMULPS  64(CX)(R9*1), Z7, Z9
+	VMULPS  Z7, Z9, Z9
+	VADDPS  Z9, Z5, Z5
+	ADDQ    $0x00000080, R9
+	CMPQ    R9, SI
+	JB      loop50
+	VMOVUPS 640(BX), Z6
+	VMOVUPS 512(BX), Z7
+	VCMPPS  $0x11, Z6, Z4, K1
+	VMOVAPS Z4, K1, Z6
+	VMOVAPS Z0, K1, Z7
+	VMOVUPS Z6, 640(BX)
+	VMOVUPS Z7, 512(BX)
+	VMOVUPS 704(BX), Z6
+	VMOVUPS 576(BX), Z7
+	VCMPPS  $0x11, Z6, Z5, K1
+	VMOVAPS Z5, K1, Z6
+	VMOVAPS Z1, K1, Z7
+	VMOVUPS Z6, 704(BX)
+	VMOVUPS Z7, 576(BX)
+	ADDQ    $0x04, DI
+	DECQ    R8
+	JNZ     step49
+	VMOVUPS 384(BX), Z6
+	VMOVUPS bits26901d7d<>+0(SB), Z7
+	VCMPPS  $0x11, Z7, Z6, K1
+	VMOVUPS 512(BX), Z4
+	VPXORD  Z7, Z7, Z7
+	VMOVAPS Z7, K1, Z4
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z2, Z2, Z2
+	VMOVUPS 448(BX), Z6
+	VMOVUPS bits26901d7d<>+0(SB), Z7
+	VCMPPS  $0x11, Z7, Z6, K1
+	VMOVUPS 576(BX), Z5
+	VPXORD  Z7, Z7, Z7
+	VMOVAPS Z7, K1, Z5
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z3, Z3, Z3
+	XORQ    DI, DI
+
+loop51:
+	VMOVUPS (AX)(DI*1), Z8
+	VMULPS  Z8, Z4, Z6
+	VADDPS  Z31, Z6, Z6
+	VSUBPS  Z31, Z6, Z6
+	VMINPS  Z26, Z6, Z6
+	VMOVUPS Z6, (DX)(DI*1)
+	VMOVUPS (CX)(DI*1), Z10
+	VMULPS  Z8, Z10, Z8
+	VMULPS  Z6, Z8, Z8
+	VADDPS  Z8, Z0, Z0
+	VMULPS  Z6, Z10, Z10
+	VMULPS  Z6, Z10, Z10
+	VADDPS  Z10, Z2, Z2
+	VMOVUPS 64(AX)(DI*1), Z9
+	VMULPS  Z9, Z5, Z7
+	VADDPS  Z31, Z7, Z7
+	VSUBPS  Z31, Z7, Z7
+	VMINPS  Z26, Z7, Z7
+	VMOVUPS Z7, 64(DX)(DI*1)
+	VMOVUPS 64(CX)(DI*1), Z11
+	VMULPS  Z9, Z11, Z9
+	VMULPS  Z7, Z9, Z9
+	VADDPS  Z9, Z1, Z1
+	VMULPS  Z7, Z11, Z11
+	VMULPS  Z7, Z11, Z11
+	VADDPS  Z11, Z3, Z3
+	ADDQ    $0x00000080, DI
+	CMPQ    DI, SI
+	JB      loop51
+	MOVQ    $0x00000005, DI
+
+round52:
+	XORL R8, R8
+	XORQ R9, R9
+
+loop53:
+	VMOVUPS   (DX)(R9*1), Z7
+	VMOVUPS   (CX)(R9*1), Z8
+	VMULPS    (AX)(R9*1), Z8, Z9
+	VMULPS    Z7, Z9, Z4
+	VSUBPS    Z4, Z0, Z4
+	VMULPS    Z7, Z8, Z5
+	VMULPS    Z7, Z5, Z5
+	VSUBPS    Z5, Z2, Z5
+	VMULPS    (AX)(R9*1), Z5, Z6
+	VDIVPS    Z4, Z6, Z6
+	VADDPS    Z31, Z6, Z6
+	VANDPS    Z30, Z6, Z6
+	VPSUBD    Z29, Z6, Z6
+	VCVTDQ2PS Z6, Z6
+	VMINPS    Z26, Z6, Z6
+	VCMPPS    $0x1e, Z28, Z4, K1
+	VCMPPS    $0x1e, Z28, Z5, K2
+	KANDW     K2, K1, K1
+	VCMPPS    $0x04, Z7, Z6, K2
+	KANDW     K2, K1, K1
+	KMOVW     K1, R10
+	TESTL     R10, R10
+	JZ        skip54
+	VMULPS    Z6, Z9, Z9
+	VADDPS    Z9, Z4, Z4
+	VMULPS    Z6, Z8, Z8
+	VMULPS    Z6, Z8, Z8
+	VADDPS    Z8, Z5, Z5
+	VMULPS    Z4, Z4, Z9
+	VMULPS    Z2, Z9, Z9
+	VMULPS    Z0, Z0, Z8
+	VMULPS    Z5, Z8, Z8
+	VCMPPS    $0x1e, Z8, Z9, K2
+	KANDW     K2, K1, K1
+	VMOVAPS   Z4, K1, Z0
+	VMOVAPS   Z5, K1, Z2
+	VCVTPS2DQ Z6, Z6
+	VANDPS    Z27, Z6, Z6
+	VCVTDQ2PS Z6, Z6
+	VMOVAPS   Z6, K1, Z7
+	VMOVUPS   Z7, (DX)(R9*1)
+	KMOVW     K1, R10
+	ORL       R10, R8
+
+skip54:
+	VMOVUPS   64(DX)(R9*1), Z7
+	VMOVUPS   64(CX)(R9*1), Z8
+	VMULPS    64(AX)(R9*1), Z8, Z9
+	VMULPS    Z7, Z9, Z4
+	VSUBPS    Z4, Z1, Z4
+	VMULPS    Z7, Z8, Z5
+	VMULPS    Z7, Z5, Z5
+	VSUBPS    Z5, Z3, Z5
+	VMULPS    64(AX)(R9*1), Z5, Z6
+	VDIVPS    Z4, Z6, Z6
+	VADDPS    Z31, Z6, Z6
+	VANDPS    Z30, Z6, Z6
+	VPSUBD    Z29, Z6, Z6
+	VCVTDQ2PS Z6, Z6
+	VMINPS    Z26, Z6, Z6
+	VCMPPS    $0x1e, Z28, Z4, K1
+	VCMPPS    $0x1e, Z28, Z5, K2
+	KANDW     K2, K1, K1
+	VCMPPS    $0x04, Z7, Z6, K2
+	KANDW     K2, K1, K1
+	KMOVW     K1, R10
+	TESTL     R10, R10
+	JZ        skip55
+	VMULPS    Z6, Z9, Z9
+	VADDPS    Z9, Z4, Z4
+	VMULPS    Z6, Z8, Z8
+	VMULPS    Z6, Z8, Z8
+	VADDPS    Z8, Z5, Z5
+	VMULPS    Z4, Z4, Z9
+	VMULPS    Z3, Z9, Z9
+	VMULPS    Z1, Z1, Z8
+	VMULPS    Z5, Z8, Z8
+	VCMPPS    $0x1e, Z8, Z9, K2
+	KANDW     K2, K1, K1
+	VMOVAPS   Z4, K1, Z1
+	VMOVAPS   Z5, K1, Z3
+	VCVTPS2DQ Z6, Z6
+	VANDPS    Z27, Z6, Z6
+	VCVTDQ2PS Z6, Z6
+	VMOVAPS   Z6, K1, Z7
+	VMOVUPS   Z7, 64(DX)(R9*1)
+	KMOVW     K1, R10
+	ORL       R10, R8
+
+skip55:
+	ADDQ  $0x00000080, R9
+	CMPQ  R9, SI
+	JB    loop53
+	TESTL R8, R8
+	JZ    done56
+	DECQ  DI
+	JNZ   round52
+
+done56:
+	VDIVPS  Z2, Z0, Z4
+	VPXORD  Z6, Z6, Z6
+	VCMPPS  $0x1e, Z6, Z2, K1
+	VMOVAPS Z4, K1, Z6
+	VMOVUPS Z6, (BX)
+	VDIVPS  Z3, Z1, Z4
+	VPXORD  Z6, Z6, Z6
+	VCMPPS  $0x1e, Z6, Z3, K1
+	VMOVAPS Z4, K1, Z6
+	VMOVUPS Z6, 64(BX)
+	VZEROUPPER
+	RET
+
+DATA bits000000ff<>+0(SB)/4, $0x000000ff
+DATA bits000000ff<>+4(SB)/4, $0x000000ff
+DATA bits000000ff<>+8(SB)/4, $0x000000ff
+DATA bits000000ff<>+12(SB)/4, $0x000000ff
+DATA bits000000ff<>+16(SB)/4, $0x000000ff
+DATA bits000000ff<>+20(SB)/4, $0x000000ff
+DATA bits000000ff<>+24(SB)/4, $0x000000ff
+DATA bits000000ff<>+28(SB)/4, $0x000000ff
+DATA bits000000ff<>+32(SB)/4, $0x000000ff
+DATA bits000000ff<>+36(SB)/4, $0x000000ff
+DATA bits000000ff<>+40(SB)/4, $0x000000ff
+DATA bits000000ff<>+44(SB)/4, $0x000000ff
+DATA bits000000ff<>+48(SB)/4, $0x000000ff
+DATA bits000000ff<>+52(SB)/4, $0x000000ff
+DATA bits000000ff<>+56(SB)/4, $0x000000ff
+DATA bits000000ff<>+60(SB)/4, $0x000000ff
+GLOBL bits000000ff<>(SB), RODATA|NOPTR, $64
+
 // func DivideLevelsAVX512(levels *byte, x *float32, d *float32, m *float32, runs int, low int32, high int32, bias int32)
 // Requires: AVX, AVX512DQ, AVX512F
 TEXT ·DivideLevelsAVX512(SB), NOSPLIT, $0-52
@@ -2488,7 +2815,7 @@ TEXT ·DivideLevelsAVX512(SB), NOSPLIT, $0-52
 	VMOVUPS      bits00400000<>+0(SB), Z14
 	VMOVUPS      bits4b400000<>+0(SB), Z31
 
-loop47:
+loop57:
 	VBROADCASTSS (BX), Z4
 	VMOVUPS      (CX), Z0
 	VADDPS       Z4, Z0, Z0
@@ -2506,7 +2833,7 @@ loop47:
 	ADDQ         $0x04, DX
 	ADDQ         $0x04, BX
 	DECQ         SI
-	JNZ          loop47
+	JNZ          loop57
 	VZEROUPPER
 	RET
 
@@ -2525,7 +2852,7 @@ TEXT ·MultiplyLevelsAVX512(SB), NOSPLIT, $0-52
 	VMOVUPS      bits00400000<>+0(SB), Z14
 	VMOVUPS      bits4b400000<>+0(SB), Z31
 
-loop48:
+loop58:
 	VBROADCASTSS (BX), Z4
 	VMOVUPS      (CX), Z0
 	VSUBPS       Z4, Z0, Z0
@@ -2543,7 +2870,7 @@ loop48:
 	ADDQ         $0x04, DX
 	ADDQ         $0x04, BX
 	DECQ         SI
-	JNZ          loop48
+	JNZ          loop58
 	VZEROUPPER
 	RET
 
@@ -2558,7 +2885,7 @@ TEXT ·WeighAVX512(SB), NOSPLIT, $0-40
 	SHLQ         $0x02, BX
 	XORQ         SI, SI
 
-loop49:
+loop59:
 	VMOVUPS (DX)(SI*1), Z1
 	VMULPS  Z1, Z1, Z1
 	VADDPS  Z1, Z0, Z1
@@ -2567,7 +2894,7 @@ loop49:
 	VMOVUPS Z1, (AX)(SI*1)
 	ADDQ    $0x00000040, SI
 	CMPQ    SI, BX
-	JB      loop49
+	JB      loop59
 	VZEROUPPER
 	RET
 
@@ -2579,21 +2906,21 @@ TEXT ·EncodeHalvesAVX512(SB), NOSPLIT, $0-32
 	MOVQ n+16(FP), DX
 	MOVQ DX, BX
 
-loop50:
+loop60:
 	CMPQ      BX, $0x10
-	JB        stop51
+	JB        stop61
 	VMOVUPS   (CX), Z0
 	VCMPPS    $0x03, Z0, Z0, K1
 	KMOVW     K1, SI
 	TESTL     SI, SI
-	JNZ       stop51
+	JNZ       stop61
 	VCVTPS2PH $0x00, Z0, (AX)
 	ADDQ      $0x40, CX
 	ADDQ      $0x20, AX
 	SUBQ      $0x10, BX
-	JMP       loop50
+	JMP       loop60
 
-stop51:
+stop61:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -2607,17 +2934,17 @@ TEXT ·DecodeHalvesAVX512(SB), NOSPLIT, $0-32
 	MOVQ n+16(FP), DX
 	MOVQ DX, BX
 
-loop52:
+loop62:
 	CMPQ      BX, $0x10
-	JB        stop53
+	JB        stop63
 	VCVTPH2PS (CX), Z0
 	VMOVUPS   Z0, (AX)
 	ADDQ      $0x20, CX
 	ADDQ      $0x40, AX
 	SUBQ      $0x10, BX
-	JMP       loop52
+	JMP       loop62
 
-stop53:
+stop63:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -2631,14 +2958,14 @@ TEXT ·EncodeBrainsAVX512(SB), NOSPLIT, $0-32
 	MOVQ n+16(FP), DX
 	MOVQ DX, BX
 
-loop54:
+loop64:
 	CMPQ    BX, $0x10
-	JB      stop55
+	JB      stop65
 	VMOVUPS (CX), Z0
 	VCMPPS  $0x03, Z0, Z0, K1
 	KMOVW   K1, SI
 	TESTL   SI, SI
-	JNZ     stop55
+	JNZ     stop65
 	VPSRLD  $0x10, Z0, Z1
 	VANDPS  bits00000001<>+0(SB), Z1, Z1
 	VPADDD  Z1, Z0, Z0
@@ -2648,9 +2975,9 @@ loop54:
 	ADDQ    $0x40, CX
 	ADDQ    $0x20, AX
 	SUBQ    $0x10, BX
-	JMP     loop54
+	JMP     loop64
 
-stop55:
+stop65:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -2700,18 +3027,18 @@ TEXT ·DecodeBrainsAVX512(SB), NOSPLIT, $0-32
 	MOVQ n+16(FP), DX
 	MOVQ DX, BX
 
-loop56:
+loop66:
 	CMPQ      BX, $0x10
-	JB        stop57
+	JB        stop67
 	VPMOVZXWD (CX), Z0
 	VPSLLD    $0x10, Z0, Z0
 	VMOVUPS   Z0, (AX)
 	ADDQ      $0x20, CX
 	ADDQ      $0x40, AX
 	SUBQ      $0x10, BX
-	JMP       loop56
+	JMP       loop66
 
-stop57:
+stop67:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -2728,9 +3055,9 @@ TEXT ·EncodeQ4_0AVX512(SB), NOSPLIT, $0-32
 	VMOVUPS bits0000000f<>+0(SB), Z30
 	VMOVUPS bits41080000<>+0(SB), Z29
 
-loop58:
+loop68:
 	TESTQ         BX, BX
-	JZ            stop59
+	JZ            stop69
 	VMOVUPS       (CX), Z0
 	VANDPS        Z31, Z0, Z8
 	VMOVUPS       64(CX), Z1
@@ -2746,13 +3073,13 @@ loop58:
 	VPMAXUD       X9, X8, X8
 	VMOVD         X8, SI
 	CMPL          SI, $0x7f800000
-	JAE           stop59
+	JAE           stop69
 	TESTL         SI, SI
-	JZ            zero60
+	JZ            zero70
 	CMPL          SI, $0x0d800000
-	JB            stop59
+	JB            stop69
 	CMPL          SI, $0x7f800000
-	JAE           stop59
+	JAE           stop69
 	VPBROADCASTD  X8, Z14
 	VANDPS        Z31, Z0, Z9
 	VPCMPEQD      Z14, Z9, K1
@@ -2768,13 +3095,13 @@ loop58:
 	VMULSS        bitsbe000000<>+0(SB), X10, X10
 	VMOVSS        bits3f800000<>+0(SB), X11
 	VDIVSS        X10, X11, X11
-	JMP           scaled61
+	JMP           scaled71
 
-zero60:
+zero70:
 	VXORPS X11, X11, X11
 	VMOVSS bits80000000<>+0(SB), X10
 
-scaled61:
+scaled71:
 	VCVTPS2PH    $0x00, X10, X10
 	VMOVD        X10, SI
 	MOVW         SI, (AX)
@@ -2793,9 +3120,9 @@ scaled61:
 	ADDQ         $0x12, AX
 	SUBQ         $-128, CX
 	DECQ         BX
-	JMP          loop58
+	JMP          loop68
 
-stop59:
+stop69:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -2865,9 +3192,9 @@ TEXT ·EncodeQ4_1AVX512(SB), NOSPLIT, $0-32
 	VMOVUPS bits7fffffff<>+0(SB), Z31
 	VMOVUPS bits3f000000<>+0(SB), Z30
 
-loop62:
+loop72:
 	TESTQ         BX, BX
-	JZ            stop63
+	JZ            stop73
 	VMOVUPS       (CX), Z0
 	VANDPS        Z31, Z0, Z8
 	VMOVUPS       64(CX), Z1
@@ -2883,7 +3210,7 @@ loop62:
 	VPMAXUD       X9, X8, X8
 	VMOVD         X8, SI
 	CMPL          SI, $0x7f800000
-	JAE           stop63
+	JAE           stop73
 	VMOVAPS       Z0, Z12
 	VMOVAPS       Z0, Z13
 	VMINPS        Z1, Z12, Z12
@@ -2917,21 +3244,21 @@ loop62:
 	VSUBSS        X12, X13, X10
 	VMOVD         X10, SI
 	TESTL         SI, SI
-	JZ            zero64
+	JZ            zero74
 	CMPL          SI, $0x0d800000
-	JB            stop63
+	JB            stop73
 	CMPL          SI, $0x7f800000
-	JAE           stop63
+	JAE           stop73
 	VDIVSS        bits41700000<>+0(SB), X10, X10
 	VMOVSS        bits3f800000<>+0(SB), X11
 	VDIVSS        X10, X11, X11
-	JMP           scaled65
+	JMP           scaled75
 
-zero64:
+zero74:
 	VXORPS X11, X11, X11
 	VXORPS X10, X10, X10
 
-scaled65:
+scaled75:
 	VCVTPS2PH    $0x00, X10, X10
 	VMOVD        X10, SI
 	MOVW         SI, (AX)
@@ -2954,9 +3281,9 @@ scaled65:
 	ADDQ         $0x14, AX
 	SUBQ         $-128, CX
 	DECQ         BX
-	JMP          loop62
+	JMP          loop72
 
-stop63:
+stop73:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -3011,9 +3338,9 @@ TEXT ·EncodeQ5_0AVX512(SB), NOSPLIT, $0-32
 	VMOVUPS bits0000000f<>+0(SB), Z28
 	VMOVUPS bits00000010<>+0(SB), Z27
 
-loop66:
+loop76:
 	TESTQ         BX, BX
-	JZ            stop67
+	JZ            stop77
 	VMOVUPS       (CX), Z0
 	VANDPS        Z31, Z0, Z8
 	VMOVUPS       64(CX), Z1
@@ -3029,13 +3356,13 @@ loop66:
 	VPMAXUD       X9, X8, X8
 	VMOVD         X8, SI
 	CMPL          SI, $0x7f800000
-	JAE           stop67
+	JAE           stop77
 	TESTL         SI, SI
-	JZ            zero68
+	JZ            zero78
 	CMPL          SI, $0x0d800000
-	JB            stop67
+	JB            stop77
 	CMPL          SI, $0x7f800000
-	JAE           stop67
+	JAE           stop77
 	VPBROADCASTD  X8, Z14
 	VANDPS        Z31, Z0, Z9
 	VPCMPEQD      Z14, Z9, K1
@@ -3051,13 +3378,13 @@ loop66:
 	VMULSS        bitsbd800000<>+0(SB), X10, X10
 	VMOVSS        bits3f800000<>+0(SB), X11
 	VDIVSS        X10, X11, X11
-	JMP           scaled69
+	JMP           scaled79
 
-zero68:
+zero78:
 	VXORPS X11, X11, X11
 	VMOVSS bits80000000<>+0(SB), X10
 
-scaled69:
+scaled79:
 	VCVTPS2PH    $0x00, X10, X10
 	VMOVD        X10, SI
 	MOVW         SI, (AX)
@@ -3084,9 +3411,9 @@ scaled69:
 	ADDQ         $0x16, AX
 	SUBQ         $-128, CX
 	DECQ         BX
-	JMP          loop66
+	JMP          loop76
 
-stop67:
+stop77:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -3176,9 +3503,9 @@ TEXT ·EncodeQ5_1AVX512(SB), NOSPLIT, $0-32
 	VMOVUPS bits0000000f<>+0(SB), Z29
 	VMOVUPS bits00000010<>+0(SB), Z28
 
-loop70:
+loop80:
 	TESTQ         BX, BX
-	JZ            stop71
+	JZ            stop81
 	VMOVUPS       (CX), Z0
 	VANDPS        Z31, Z0, Z8
 	VMOVUPS       64(CX), Z1
@@ -3194,7 +3521,7 @@ loop70:
 	VPMAXUD       X9, X8, X8
 	VMOVD         X8, SI
 	CMPL          SI, $0x7f800000
-	JAE           stop71
+	JAE           stop81
 	VMOVAPS       Z0, Z12
 	VMOVAPS       Z0, Z13
 	VMINPS        Z1, Z12, Z12
@@ -3228,21 +3555,21 @@ loop70:
 	VSUBSS        X12, X13, X10
 	VMOVD         X10, SI
 	TESTL         SI, SI
-	JZ            zero72
+	JZ            zero82
 	CMPL          SI, $0x0d800000
-	JB            stop71
+	JB            stop81
 	CMPL          SI, $0x7f800000
-	JAE           stop71
+	JAE           stop81
 	VDIVSS        bits41f80000<>+0(SB), X10, X10
 	VMOVSS        bits3f800000<>+0(SB), X11
 	VDIVSS        X10, X11, X11
-	JMP           scaled73
+	JMP           scaled83
 
-zero72:
+zero82:
 	VXORPS X11, X11, X11
 	VXORPS X10, X10, X10
 
-scaled73:
+scaled83:
 	VCVTPS2PH    $0x00, X10, X10
 	VMOVD        X10, SI
 	MOVW         SI, (AX)
@@ -3273,9 +3600,9 @@ scaled73:
 	ADDQ         $0x18, AX
 	SUBQ         $-128, CX
 	DECQ         BX
-	JMP          loop70
+	JMP          loop80
 
-stop71:
+stop81:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -3310,9 +3637,9 @@ TEXT ·EncodeQ8_0AVX512(SB), NOSPLIT, $0-32
 	VMOVUPS bits80000000<>+0(SB), Z30
 	VMOVUPS bits3effffff<>+0(SB), Z29
 
-loop74:
+loop84:
 	TESTQ         BX, BX
-	JZ            stop75
+	JZ            stop85
 	VMOVUPS       (CX), Z0
 	VANDPS        Z31, Z0, Z8
 	VMOVUPS       64(CX), Z1
@@ -3328,23 +3655,23 @@ loop74:
 	VPMAXUD       X9, X8, X8
 	VMOVD         X8, SI
 	CMPL          SI, $0x7f800000
-	JAE           stop75
+	JAE           stop85
 	TESTL         SI, SI
-	JZ            zero76
+	JZ            zero86
 	CMPL          SI, $0x0d800000
-	JB            stop75
+	JB            stop85
 	CMPL          SI, $0x7f800000
-	JAE           stop75
+	JAE           stop85
 	VDIVSS        bits42fe0000<>+0(SB), X8, X10
 	VMOVSS        bits3f800000<>+0(SB), X11
 	VDIVSS        X10, X11, X11
-	JMP           scaled77
+	JMP           scaled87
 
-zero76:
+zero86:
 	VXORPS X11, X11, X11
 	VXORPS X10, X10, X10
 
-scaled77:
+scaled87:
 	VCVTPS2PH    $0x00, X10, X10
 	VMOVD        X10, SI
 	MOVW         SI, (AX)
@@ -3364,9 +3691,9 @@ scaled77:
 	ADDQ         $0x22, AX
 	SUBQ         $-128, CX
 	DECQ         BX
-	JMP          loop74
+	JMP          loop84
 
-stop75:
+stop85:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -3417,7 +3744,7 @@ TEXT ·DecodeQ4_0AVX512(SB), NOSPLIT, $0-24
 	VMOVUPS bits00000008<>+0(SB), Z31
 	VMOVDQU bits0f0f0f0f<>+0(SB), X10
 
-loop78:
+loop88:
 	MOVWLZX      (CX), BX
 	VMOVD        BX, X8
 	VCVTPH2PS    X8, X8
@@ -3439,7 +3766,7 @@ loop78:
 	SUBQ         $-128, AX
 	ADDQ         $0x12, CX
 	DECQ         DX
-	JNZ          loop78
+	JNZ          loop88
 	VZEROUPPER
 	RET
 
@@ -3487,7 +3814,7 @@ TEXT ·DecodeQ4_1AVX512(SB), NOSPLIT, $0-24
 	MOVQ    blocks+16(FP), DX
 	VMOVDQU bits0f0f0f0f<>+0(SB), X10
 
-loop79:
+loop89:
 	MOVWLZX      (CX), BX
 	VMOVD        BX, X8
 	VCVTPH2PS    X8, X8
@@ -3513,7 +3840,7 @@ loop79:
 	SUBQ         $-128, AX
 	ADDQ         $0x14, CX
 	DECQ         DX
-	JNZ          loop79
+	JNZ          loop89
 	VZEROUPPER
 	RET
 
@@ -3526,7 +3853,7 @@ TEXT ·DecodeQ5_0AVX512(SB), NOSPLIT, $0-24
 	VMOVUPS bits00000010<>+0(SB), Z31
 	VMOVDQU bits0f0f0f0f<>+0(SB), X10
 
-loop80:
+loop90:
 	MOVWLZX      (CX), BX
 	VMOVD        BX, X8
 	VCVTPH2PS    X8, X8
@@ -3558,7 +3885,7 @@ loop80:
 	SUBQ         $-128, AX
 	ADDQ         $0x16, CX
 	DECQ         DX
-	JNZ          loop80
+	JNZ          loop90
 	VZEROUPPER
 	RET
 
@@ -3589,7 +3916,7 @@ TEXT ·DecodeQ5_1AVX512(SB), NOSPLIT, $0-24
 	VMOVUPS bits00000010<>+0(SB), Z31
 	VMOVDQU bits0f0f0f0f<>+0(SB), X10
 
-loop81:
+loop91:
 	MOVWLZX      (CX), BX
 	VMOVD        BX, X8
 	VCVTPH2PS    X8, X8
@@ -3625,7 +3952,7 @@ loop81:
 	SUBQ         $-128, AX
 	ADDQ         $0x18, CX
 	DECQ         DX
-	JNZ          loop81
+	JNZ          loop91
 	VZEROUPPER
 	RET
 
@@ -3637,7 +3964,7 @@ TEXT ·DecodeQ8_0AVX512(SB), NOSPLIT, $0-24
 	MOVQ    blocks+16(FP), DX
 	VMOVDQU bits0f0f0f0f<>+0(SB), X10
 
-loop82:
+loop92:
 	MOVWLZX      (CX), BX
 	VMOVD        BX, X8
 	VCVTPH2PS    X8, X8
@@ -3653,7 +3980,7 @@ loop82:
 	SUBQ         $-128, AX
 	ADDQ         $0x22, CX
 	DECQ         DX
-	JNZ          loop82
+	JNZ          loop92
 	VZEROUPPER
 	RET
 
@@ -3667,7 +3994,7 @@ TEXT ·ScaleLevelsAVX512(SB), NOSPLIT, $0-44
 	MOVQ         runs+32(FP), SI
 	VBROADCASTSS bias+40(FP), Z4
 
-loop83:
+loop93:
 	VPMOVZXBD    (CX), Z0
 	VPSUBD       Z4, Z0, Z0
 	VCVTDQ2PS    Z0, Z0
@@ -3681,7 +4008,7 @@ loop83:
 	ADDQ         $0x04, DX
 	ADDQ         $0x04, BX
 	DECQ         SI
-	JNZ          loop83
+	JNZ          loop93
 	VZEROUPPER
 	RET
 
@@ -3696,7 +4023,7 @@ TEXT ·RoundLevelsAVX512(SB), NOSPLIT, $0-32
 	VMOVUPS bits3effffff<>+0(SB), Z30
 	VMOVUPS bits00000001<>+0(SB), Z29
 
-loop84:
+loop94:
 	VBROADCASTSS (DX), Z4
 	VMULPS       (CX), Z4, Z0
 	VANDPS       Z31, Z0, Z4
@@ -3709,7 +4036,7 @@ loop84:
 	ADDQ         $0x40, CX
 	ADDQ         $0x04, DX
 	DECQ         BX
-	JNZ          loop84
+	JNZ          loop94
 	VZEROUPPER
 	RET
 
@@ -3721,7 +4048,7 @@ TEXT ·MagnitudesAVX512(SB), NOSPLIT, $0-24
 	MOVQ    runs+16(FP), DX
 	VMOVUPS bits7fffffff<>+0(SB), Z31
 
-loop85:
+loop95:
 	VMOVUPS       (CX), Z0
 	VANDPS        Z31, Z0, Z0
 	VEXTRACTF64X4 $0x01, Z0, Y4
@@ -3736,7 +4063,7 @@ loop85:
 	ADDQ          $0x04, AX
 	ADDQ          $0x40, CX
 	DECQ          DX
-	JNZ           loop85
+	JNZ           loop95
 	VZEROUPPER
 	RET
 
@@ -3749,7 +4076,7 @@ TEXT ·NearestFP4AVX512(SB), NOSPLIT, $0-32
 	MOVQ    runs+24(FP), BX
 	VMOVUPS bits7fffffff<>+0(SB), Z31
 
-loop86:
+loop96:
 	VMOVUPS      (CX), Z2
 	VBROADCASTSS (DX), Z3
 	VPXORD       Z0, Z0, Z0
@@ -3867,7 +4194,7 @@ loop86:
 	ADDQ         $0x40, CX
 	ADDQ         $0x04, DX
 	DECQ         BX
-	JNZ          loop86
+	JNZ          loop96
 	VZEROUPPER
 	RET
 
@@ -4330,7 +4657,7 @@ TEXT ·ValuesFP4AVX512(SB), NOSPLIT, $0-32
 	MOVQ    runs+24(FP), BX
 	VMOVDQU fp4<>+0(SB), X11
 
-loop87:
+loop97:
 	VMOVDQU      (CX), X5
 	VPSHUFB      X5, X11, X5
 	VPMOVSXBD    X5, Z0
@@ -4342,7 +4669,7 @@ loop87:
 	ADDQ         $0x10, CX
 	ADDQ         $0x04, DX
 	DECQ         BX
-	JNZ          loop87
+	JNZ          loop97
 	VZEROUPPER
 	RET
 
@@ -6324,6 +6651,311 @@ done46:
 	VZEROUPPER
 	RET
 
+// func SearchPositiveAVX2(x *float32, w *float32, l *float32, s *float32, n int)
+// Requires: AVX, AVX2
+TEXT ·SearchPositiveAVX2(SB), NOSPLIT, $0-40
+	MOVQ   x+0(FP), AX
+	MOVQ   w+8(FP), CX
+	MOVQ   l+16(FP), DX
+	MOVQ   s+24(FP), BX
+	MOVQ   n+32(FP), SI
+	IMUL3Q $0x00000040, SI, SI
+	VXORPS Y0, Y0, Y0
+	VXORPS Y2, Y2, Y2
+	VXORPS Y1, Y1, Y1
+	VXORPS Y3, Y3, Y3
+	XORQ   DI, DI
+
+loop47:
+	VMOVUPS (AX)(DI*1), Y4
+	VMAXPS  Y4, Y0, Y0
+	VSUBPS  Y4, Y4, Y6
+	VADDPS  Y6, Y2, Y2
+	VSQRTPS Y4, Y4
+	VSUBPS  Y4, Y4, Y4
+	VADDPS  Y4, Y2, Y2
+	VMOVUPS 32(AX)(DI*1), Y5
+	VMAXPS  Y5, Y1, Y1
+	VSUBPS  Y5, Y5, Y7
+	VADDPS  Y7, Y3, Y3
+	VSQRTPS Y5, Y5
+	VSUBPS  Y5, Y5, Y5
+	VADDPS  Y5, Y3, Y3
+	ADDQ    $0x00000040, DI
+	CMPQ    DI, SI
+	JB      loop47
+	VMOVUPS Y0, 384(BX)
+	VMOVUPS Y2, 128(BX)
+	VMOVAPS Y0, Y6
+	VMOVUPS 256(BX), Y0
+	VMOVUPS 256(BX), Y0
+	VDIVPS  Y6, Y0, Y0
+	VMOVUPS Y0, 512(BX)
+	VMOVUPS bits3f800000<>+0(SB), Y2
+	VDIVPS  Y0, Y2, Y2
+	VMOVUPS Y1, 416(BX)
+	VMOVUPS Y3, 160(BX)
+	VMOVAPS Y1, Y7
+	VMOVUPS 256(BX), Y1
+	VMOVUPS 256(BX), Y1
+	VDIVPS  Y7, Y1, Y1
+	VMOVUPS Y1, 544(BX)
+	VMOVUPS bits3f800000<>+0(SB), Y3
+	VDIVPS  Y1, Y3, Y3
+	VXORPS  Y4, Y4, Y4
+	VXORPS  Y5, Y5, Y5
+	XORQ    DI, DI
+
+loop48:
+	VMOVUPS (AX)(DI*1), Y8
+	VMULPS  Y8, Y0, Y6
+	VADDPS  bits4b400000<>+0(SB), Y6, Y6
+	VSUBPS  bits4b400000<>+0(SB), Y6, Y6
+	VMINPS  256(BX), Y6, Y6
+	VMULPS  Y6, Y2, Y6
+	VSUBPS  Y6, Y8, Y6
+	VMULPS  (CX)(DI*1), Y6, Y8
+	VMULPS  Y6, Y8, Y8
+	VADDPS  Y8, Y4, Y4
+	VMOVUPS 32(AX)(DI*1), Y9
+	VMULPS  Y9, Y1, Y7
+	VADDPS  bits4b400000<>+0(SB), Y7, Y7
+	VSUBPS  bits4b400000<>+0(SB), Y7, Y7
+	VMINPS  256(BX), Y7, Y7
+	VMULPS  Y7, Y3, Y7
+	VSUBPS  Y7, Y9, Y7
+	VMULPS  32(CX)(DI*1), Y7, Y9
+	VMULPS  Y7, Y9, Y9
+	VADDPS  Y9, Y5, Y5
+	ADDQ    $0x00000040, DI
+	CMPQ    DI, SI
+	JB      loop48
+	VMOVUPS Y4, 640(BX)
+	VMOVUPS Y5, 672(BX)
+	LEAQ    768(BX), DI
+	MOVQ    $0x00000008, R8
+
+step49:
+	VBROADCASTSS (DI), Y0
+	VDIVPS       384(BX), Y0, Y0
+	VMOVUPS      bits3f800000<>+0(SB), Y2
+	VDIVPS       Y0, Y2, Y2
+	VBROADCASTSS (DI), Y1
+	VDIVPS       416(BX), Y1, Y1
+	VMOVUPS      bits3f800000<>+0(SB), Y3
+	VDIVPS       Y1, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	VXORPS       Y5, Y5, Y5
+	XORQ         R9, R9
+
+loop50:
+	VMOVUPS   (AX)(R9*1), Y8
+	VMULPS    Y8, Y0, Y6
+	VADDPS    bits4b400000<>+0(SB), Y6, Y6
+	VSUBPS    bits4b400000<>+0(SB), Y6, Y6
+	VMINPS    256(BX), Y6, Y6
+	VMULPS    Y6, Y2, Y6
+	VSUBPS    Y6, Y8, Y6
+	VMULPS    (CX)(R9*1), Y6, Y8
+	VMULPS    Y6, Y8, Y8
+	VADDPS    Y8, Y4, Y4
+	VMOVUPS   32(AX)(R9*1), Y9
+	VMULPS    Y9, Y1, Y7
+	VADDPS    bits4b400000<>+0(SB), Y7, Y7
+	VSUBPS    bits4b400000<>+0(SB), Y7, Y7
+	VMINPS    256(BX), Y7, Y7
+	VMULPS    Y7, Y3, Y7
+	VSUBPS    Y7, Y9, Y7
+	VMULPS    32(CX)(R9*1), Y7, Y9
+	VMULPS    Y7, Y9, Y9
+	VADDPS    Y9, Y5, Y5
+	ADDQ      $0x00000040, R9
+	CMPQ      R9, SI
+	JB        loop50
+	VMOVUPS   640(BX), Y6
+	VMOVUPS   512(BX), Y7
+	VCMPPS    $0x11, Y6, Y4, Y8
+	VBLENDVPS Y8, Y4, Y6, Y6
+	VBLENDVPS Y8, Y0, Y7, Y7
+	VMOVUPS   Y6, 640(BX)
+	VMOVUPS   Y7, 512(BX)
+	VMOVUPS   672(BX), Y6
+	VMOVUPS   544(BX), Y7
+	VCMPPS    $0x11, Y6, Y5, Y8
+	VBLENDVPS Y8, Y5, Y6, Y6
+	VBLENDVPS Y8, Y1, Y7, Y7
+	VMOVUPS   Y6, 672(BX)
+	VMOVUPS   Y7, 544(BX)
+	ADDQ      $0x04, DI
+	DECQ      R8
+	JNZ       step49
+	VMOVUPS   384(BX), Y6
+	VMOVUPS   bits26901d7d<>+0(SB), Y7
+	VCMPPS    $0x11, Y7, Y6, Y8
+	VMOVUPS   512(BX), Y4
+	VXORPS    Y7, Y7, Y7
+	VBLENDVPS Y8, Y7, Y4, Y4
+	VXORPS    Y0, Y0, Y0
+	VXORPS    Y2, Y2, Y2
+	VMOVUPS   416(BX), Y6
+	VMOVUPS   bits26901d7d<>+0(SB), Y7
+	VCMPPS    $0x11, Y7, Y6, Y8
+	VMOVUPS   544(BX), Y5
+	VXORPS    Y7, Y7, Y7
+	VBLENDVPS Y8, Y7, Y5, Y5
+	VXORPS    Y1, Y1, Y1
+	VXORPS    Y3, Y3, Y3
+	XORQ      DI, DI
+
+loop51:
+	VMOVUPS (AX)(DI*1), Y8
+	VMULPS  Y8, Y4, Y6
+	VADDPS  bits4b400000<>+0(SB), Y6, Y6
+	VSUBPS  bits4b400000<>+0(SB), Y6, Y6
+	VMINPS  256(BX), Y6, Y6
+	VMOVUPS Y6, (DX)(DI*1)
+	VMOVUPS (CX)(DI*1), Y10
+	VMULPS  Y8, Y10, Y8
+	VMULPS  Y6, Y8, Y8
+	VADDPS  Y8, Y0, Y0
+	VMULPS  Y6, Y10, Y10
+	VMULPS  Y6, Y10, Y10
+	VADDPS  Y10, Y2, Y2
+	VMOVUPS 32(AX)(DI*1), Y9
+	VMULPS  Y9, Y5, Y7
+	VADDPS  bits4b400000<>+0(SB), Y7, Y7
+	VSUBPS  bits4b400000<>+0(SB), Y7, Y7
+	VMINPS  256(BX), Y7, Y7
+	VMOVUPS Y7, 32(DX)(DI*1)
+	VMOVUPS 32(CX)(DI*1), Y11
+	VMULPS  Y9, Y11, Y9
+	VMULPS  Y7, Y9, Y9
+	VADDPS  Y9, Y1, Y1
+	VMULPS  Y7, Y11, Y11
+	VMULPS  Y7, Y11, Y11
+	VADDPS  Y11, Y3, Y3
+	ADDQ    $0x00000040, DI
+	CMPQ    DI, SI
+	JB      loop51
+	MOVQ    $0x00000005, DI
+
+round52:
+	XORL R8, R8
+	XORQ R9, R9
+
+loop53:
+	VMOVUPS   (DX)(R9*1), Y7
+	VMOVUPS   (CX)(R9*1), Y8
+	VMULPS    (AX)(R9*1), Y8, Y9
+	VMULPS    Y7, Y9, Y4
+	VSUBPS    Y4, Y0, Y4
+	VMULPS    Y7, Y8, Y5
+	VMULPS    Y7, Y5, Y5
+	VSUBPS    Y5, Y2, Y5
+	VMULPS    (AX)(R9*1), Y5, Y6
+	VDIVPS    Y4, Y6, Y6
+	VADDPS    bits4b400000<>+0(SB), Y6, Y6
+	VANDPS    bits007fffff<>+0(SB), Y6, Y6
+	VPSUBD    bits00400000<>+0(SB), Y6, Y6
+	VCVTDQ2PS Y6, Y6
+	VMINPS    256(BX), Y6, Y6
+	VCMPPS    $0x1e, bits00000000<>+0(SB), Y4, Y10
+	VCMPPS    $0x1e, bits00000000<>+0(SB), Y5, Y11
+	VANDPS    Y11, Y10, Y10
+	VCMPPS    $0x04, Y7, Y6, Y11
+	VANDPS    Y11, Y10, Y10
+	VMOVMSKPS Y10, R10
+	TESTL     R10, R10
+	JZ        skip54
+	VMULPS    Y6, Y9, Y9
+	VADDPS    Y9, Y4, Y4
+	VMULPS    Y6, Y8, Y8
+	VMULPS    Y6, Y8, Y8
+	VADDPS    Y8, Y5, Y5
+	VMULPS    Y4, Y4, Y9
+	VMULPS    Y2, Y9, Y9
+	VMULPS    Y0, Y0, Y8
+	VMULPS    Y5, Y8, Y8
+	VCMPPS    $0x1e, Y8, Y9, Y11
+	VANDPS    Y11, Y10, Y10
+	VBLENDVPS Y10, Y4, Y0, Y0
+	VBLENDVPS Y10, Y5, Y2, Y2
+	VCVTPS2DQ Y6, Y6
+	VANDPS    bits000000ff<>+0(SB), Y6, Y6
+	VCVTDQ2PS Y6, Y6
+	VBLENDVPS Y10, Y6, Y7, Y7
+	VMOVUPS   Y7, (DX)(R9*1)
+	VMOVMSKPS Y10, R10
+	ORL       R10, R8
+
+skip54:
+	VMOVUPS   32(DX)(R9*1), Y7
+	VMOVUPS   32(CX)(R9*1), Y8
+	VMULPS    32(AX)(R9*1), Y8, Y9
+	VMULPS    Y7, Y9, Y4
+	VSUBPS    Y4, Y1, Y4
+	VMULPS    Y7, Y8, Y5
+	VMULPS    Y7, Y5, Y5
+	VSUBPS    Y5, Y3, Y5
+	VMULPS    32(AX)(R9*1), Y5, Y6
+	VDIVPS    Y4, Y6, Y6
+	VADDPS    bits4b400000<>+0(SB), Y6, Y6
+	VANDPS    bits007fffff<>+0(SB), Y6, Y6
+	VPSUBD    bits00400000<>+0(SB), Y6, Y6
+	VCVTDQ2PS Y6, Y6
+	VMINPS    256(BX), Y6, Y6
+	VCMPPS    $0x1e, bits00000000<>+0(SB), Y4, Y10
+	VCMPPS    $0x1e, bits00000000<>+0(SB), Y5, Y11
+	VANDPS    Y11, Y10, Y10
+	VCMPPS    $0x04, Y7, Y6, Y11
+	VANDPS    Y11, Y10, Y10
+	VMOVMSKPS Y10, R10
+	TESTL     R10, R10
+	JZ        skip55
+	VMULPS    Y6, Y9, Y9
+	VADDPS    Y9, Y4, Y4
+	VMULPS    Y6, Y8, Y8
+	VMULPS    Y6, Y8, Y8
+	VADDPS    Y8, Y5, Y5
+	VMULPS    Y4, Y4, Y9
+	VMULPS    Y3, Y9, Y9
+	VMULPS    Y1, Y1, Y8
+	VMULPS    Y5, Y8, Y8
+	VCMPPS    $0x1e, Y8, Y9, Y11
+	VANDPS    Y11, Y10, Y10
+	VBLENDVPS Y10, Y4, Y1, Y1
+	VBLENDVPS Y10, Y5, Y3, Y3
+	VCVTPS2DQ Y6, Y6
+	VANDPS    bits000000ff<>+0(SB), Y6, Y6
+	VCVTDQ2PS Y6, Y6
+	VBLENDVPS Y10, Y6, Y7, Y7
+	VMOVUPS   Y7, 32(DX)(R9*1)
+	VMOVMSKPS Y10, R10
+	ORL       R10, R8
+
+skip55:
+	ADDQ  $0x00000040, R9
+	CMPQ  R9, SI
+	JB    loop53
+	TESTL R8, R8
+	JZ    done56
+	DECQ  DI
+	JNZ   round52
+
+done56:
+	VDIVPS    Y2, Y0, Y4
+	VXORPS    Y6, Y6, Y6
+	VCMPPS    $0x1e, Y6, Y2, Y5
+	VBLENDVPS Y5, Y4, Y6, Y6
+	VMOVUPS   Y6, (BX)
+	VDIVPS    Y3, Y1, Y4
+	VXORPS    Y6, Y6, Y6
+	VCMPPS    $0x1e, Y6, Y3, Y5
+	VBLENDVPS Y5, Y4, Y6, Y6
+	VMOVUPS   Y6, 32(BX)
+	VZEROUPPER
+	RET
+
 // func DivideLevelsAVX2(levels *byte, x *float32, d *float32, m *float32, runs int, low int32, high int32, bias int32)
 // Requires: AVX, AVX2
 TEXT ·DivideLevelsAVX2(SB), NOSPLIT, $0-52
@@ -6338,7 +6970,7 @@ TEXT ·DivideLevelsAVX2(SB), NOSPLIT, $0-52
 	VMOVUPS      bits007fffff<>+0(SB), Y13
 	VMOVUPS      bits00400000<>+0(SB), Y14
 
-loop47:
+loop57:
 	VBROADCASTSS (BX), Y4
 	VMOVUPS      (CX), Y0
 	VADDPS       Y4, Y0, Y0
@@ -6371,7 +7003,7 @@ loop47:
 	ADDQ         $0x04, DX
 	ADDQ         $0x04, BX
 	DECQ         SI
-	JNZ          loop47
+	JNZ          loop57
 	VZEROUPPER
 	RET
 
@@ -6389,7 +7021,7 @@ TEXT ·MultiplyLevelsAVX2(SB), NOSPLIT, $0-52
 	VMOVUPS      bits007fffff<>+0(SB), Y13
 	VMOVUPS      bits00400000<>+0(SB), Y14
 
-loop48:
+loop58:
 	VBROADCASTSS (BX), Y4
 	VMOVUPS      (CX), Y0
 	VSUBPS       Y4, Y0, Y0
@@ -6422,7 +7054,7 @@ loop48:
 	ADDQ         $0x04, DX
 	ADDQ         $0x04, BX
 	DECQ         SI
-	JNZ          loop48
+	JNZ          loop58
 	VZEROUPPER
 	RET
 
@@ -6437,7 +7069,7 @@ TEXT ·WeighAVX2(SB), NOSPLIT, $0-40
 	SHLQ         $0x02, BX
 	XORQ         SI, SI
 
-loop49:
+loop59:
 	VMOVUPS (DX)(SI*1), Y1
 	VMULPS  Y1, Y1, Y1
 	VADDPS  Y1, Y0, Y1
@@ -6446,7 +7078,7 @@ loop49:
 	VMOVUPS Y1, (AX)(SI*1)
 	ADDQ    $0x00000020, SI
 	CMPQ    SI, BX
-	JB      loop49
+	JB      loop59
 	VZEROUPPER
 	RET
 
@@ -6458,21 +7090,21 @@ TEXT ·EncodeHalvesAVX2(SB), NOSPLIT, $0-32
 	MOVQ n+16(FP), DX
 	MOVQ DX, BX
 
-loop50:
+loop60:
 	CMPQ      BX, $0x08
-	JB        stop51
+	JB        stop61
 	VMOVUPS   (CX), Y0
 	VCMPPS    $0x03, Y0, Y0, Y1
 	VMOVMSKPS Y1, SI
 	TESTL     SI, SI
-	JNZ       stop51
+	JNZ       stop61
 	VCVTPS2PH $0x00, Y0, (AX)
 	ADDQ      $0x20, CX
 	ADDQ      $0x10, AX
 	SUBQ      $0x08, BX
-	JMP       loop50
+	JMP       loop60
 
-stop51:
+stop61:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -6486,17 +7118,17 @@ TEXT ·DecodeHalvesAVX2(SB), NOSPLIT, $0-32
 	MOVQ n+16(FP), DX
 	MOVQ DX, BX
 
-loop52:
+loop62:
 	CMPQ      BX, $0x08
-	JB        stop53
+	JB        stop63
 	VCVTPH2PS (CX), Y0
 	VMOVUPS   Y0, (AX)
 	ADDQ      $0x10, CX
 	ADDQ      $0x20, AX
 	SUBQ      $0x08, BX
-	JMP       loop52
+	JMP       loop62
 
-stop53:
+stop63:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -6510,14 +7142,14 @@ TEXT ·EncodeBrainsAVX2(SB), NOSPLIT, $0-32
 	MOVQ n+16(FP), DX
 	MOVQ DX, BX
 
-loop54:
+loop64:
 	CMPQ      BX, $0x08
-	JB        stop55
+	JB        stop65
 	VMOVUPS   (CX), Y0
 	VCMPPS    $0x03, Y0, Y0, Y1
 	VMOVMSKPS Y1, SI
 	TESTL     SI, SI
-	JNZ       stop55
+	JNZ       stop65
 	VPSRLD    $0x10, Y0, Y1
 	VANDPS    bits00000001<>+0(SB), Y1, Y1
 	VPADDD    Y1, Y0, Y0
@@ -6529,9 +7161,9 @@ loop54:
 	ADDQ      $0x20, CX
 	ADDQ      $0x10, AX
 	SUBQ      $0x08, BX
-	JMP       loop54
+	JMP       loop64
 
-stop55:
+stop65:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -6545,18 +7177,18 @@ TEXT ·DecodeBrainsAVX2(SB), NOSPLIT, $0-32
 	MOVQ n+16(FP), DX
 	MOVQ DX, BX
 
-loop56:
+loop66:
 	CMPQ      BX, $0x08
-	JB        stop57
+	JB        stop67
 	VPMOVZXWD (CX), Y0
 	VPSLLD    $0x10, Y0, Y0
 	VMOVUPS   Y0, (AX)
 	ADDQ      $0x10, CX
 	ADDQ      $0x20, AX
 	SUBQ      $0x08, BX
-	JMP       loop56
+	JMP       loop66
 
-stop57:
+stop67:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -6570,9 +7202,9 @@ TEXT ·EncodeQ4_0AVX2(SB), NOSPLIT, $0-32
 	MOVQ blocks+16(FP), DX
 	MOVQ DX, BX
 
-loop58:
+loop68:
 	TESTQ        BX, BX
-	JZ           stop59
+	JZ           stop69
 	VMOVUPS      (CX), Y0
 	VANDPS       bits7fffffff<>+0(SB), Y0, Y8
 	VMOVUPS      32(CX), Y1
@@ -6592,13 +7224,13 @@ loop58:
 	VPMAXUD      X9, X8, X8
 	VMOVD        X8, SI
 	CMPL         SI, $0x7f800000
-	JAE          stop59
+	JAE          stop69
 	TESTL        SI, SI
-	JZ           zero60
+	JZ           zero70
 	CMPL         SI, $0x0d800000
-	JB           stop59
+	JB           stop69
 	CMPL         SI, $0x7f800000
-	JAE          stop59
+	JAE          stop69
 	VPBROADCASTD X8, Y14
 	VANDPS       bits7fffffff<>+0(SB), Y0, Y9
 	VPCMPEQD     Y14, Y9, Y9
@@ -6624,13 +7256,13 @@ loop58:
 	VMULSS       bitsbe000000<>+0(SB), X10, X10
 	VMOVSS       bits3f800000<>+0(SB), X11
 	VDIVSS       X10, X11, X11
-	JMP          scaled61
+	JMP          scaled71
 
-zero60:
+zero70:
 	VXORPS X11, X11, X11
 	VMOVSS bits80000000<>+0(SB), X10
 
-scaled61:
+scaled71:
 	VCVTPS2PH    $0x00, X10, X10
 	VMOVD        X10, SI
 	MOVW         SI, (AX)
@@ -6665,31 +7297,13 @@ scaled61:
 	ADDQ         $0x12, AX
 	SUBQ         $-128, CX
 	DECQ         BX
-	JMP          loop58
+	JMP          loop68
 
-stop59:
+stop69:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
 	RET
-
-DATA bits000000ff<>+0(SB)/4, $0x000000ff
-DATA bits000000ff<>+4(SB)/4, $0x000000ff
-DATA bits000000ff<>+8(SB)/4, $0x000000ff
-DATA bits000000ff<>+12(SB)/4, $0x000000ff
-DATA bits000000ff<>+16(SB)/4, $0x000000ff
-DATA bits000000ff<>+20(SB)/4, $0x000000ff
-DATA bits000000ff<>+24(SB)/4, $0x000000ff
-DATA bits000000ff<>+28(SB)/4, $0x000000ff
-DATA bits000000ff<>+32(SB)/4, $0x000000ff
-DATA bits000000ff<>+36(SB)/4, $0x000000ff
-DATA bits000000ff<>+40(SB)/4, $0x000000ff
-DATA bits000000ff<>+44(SB)/4, $0x000000ff
-DATA bits000000ff<>+48(SB)/4, $0x000000ff
-DATA bits000000ff<>+52(SB)/4, $0x000000ff
-DATA bits000000ff<>+56(SB)/4, $0x000000ff
-DATA bits000000ff<>+60(SB)/4, $0x000000ff
-GLOBL bits000000ff<>(SB), RODATA|NOPTR, $64
 
 // func EncodeQ4_1AVX2(dst *byte, src *float32, blocks int) int
 // Requires: AVX, AVX2, BMI, F16C
@@ -6699,9 +7313,9 @@ TEXT ·EncodeQ4_1AVX2(SB), NOSPLIT, $0-32
 	MOVQ blocks+16(FP), DX
 	MOVQ DX, BX
 
-loop62:
+loop72:
 	TESTQ        BX, BX
-	JZ           stop63
+	JZ           stop73
 	VMOVUPS      (CX), Y0
 	VANDPS       bits7fffffff<>+0(SB), Y0, Y8
 	VMOVUPS      32(CX), Y1
@@ -6721,7 +7335,7 @@ loop62:
 	VPMAXUD      X9, X8, X8
 	VMOVD        X8, SI
 	CMPL         SI, $0x7f800000
-	JAE          stop63
+	JAE          stop73
 	VMOVAPS      Y0, Y12
 	VMOVAPS      Y0, Y13
 	VMINPS       Y1, Y12, Y12
@@ -6763,21 +7377,21 @@ loop62:
 	VSUBSS       X12, X13, X10
 	VMOVD        X10, SI
 	TESTL        SI, SI
-	JZ           zero64
+	JZ           zero74
 	CMPL         SI, $0x0d800000
-	JB           stop63
+	JB           stop73
 	CMPL         SI, $0x7f800000
-	JAE          stop63
+	JAE          stop73
 	VDIVSS       bits41700000<>+0(SB), X10, X10
 	VMOVSS       bits3f800000<>+0(SB), X11
 	VDIVSS       X10, X11, X11
-	JMP          scaled65
+	JMP          scaled75
 
-zero64:
+zero74:
 	VXORPS X11, X11, X11
 	VXORPS X10, X10, X10
 
-scaled65:
+scaled75:
 	VCVTPS2PH    $0x00, X10, X10
 	VMOVD        X10, SI
 	MOVW         SI, (AX)
@@ -6816,9 +7430,9 @@ scaled65:
 	ADDQ         $0x14, AX
 	SUBQ         $-128, CX
 	DECQ         BX
-	JMP          loop62
+	JMP          loop72
 
-stop63:
+stop73:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -6832,9 +7446,9 @@ TEXT ·EncodeQ5_0AVX2(SB), NOSPLIT, $0-32
 	MOVQ blocks+16(FP), DX
 	MOVQ DX, BX
 
-loop66:
+loop76:
 	TESTQ        BX, BX
-	JZ           stop67
+	JZ           stop77
 	VMOVUPS      (CX), Y0
 	VANDPS       bits7fffffff<>+0(SB), Y0, Y8
 	VMOVUPS      32(CX), Y1
@@ -6854,13 +7468,13 @@ loop66:
 	VPMAXUD      X9, X8, X8
 	VMOVD        X8, SI
 	CMPL         SI, $0x7f800000
-	JAE          stop67
+	JAE          stop77
 	TESTL        SI, SI
-	JZ           zero68
+	JZ           zero78
 	CMPL         SI, $0x0d800000
-	JB           stop67
+	JB           stop77
 	CMPL         SI, $0x7f800000
-	JAE          stop67
+	JAE          stop77
 	VPBROADCASTD X8, Y14
 	VANDPS       bits7fffffff<>+0(SB), Y0, Y9
 	VPCMPEQD     Y14, Y9, Y9
@@ -6886,13 +7500,13 @@ loop66:
 	VMULSS       bitsbd800000<>+0(SB), X10, X10
 	VMOVSS       bits3f800000<>+0(SB), X11
 	VDIVSS       X10, X11, X11
-	JMP          scaled69
+	JMP          scaled79
 
-zero68:
+zero78:
 	VXORPS X11, X11, X11
 	VMOVSS bits80000000<>+0(SB), X10
 
-scaled69:
+scaled79:
 	VCVTPS2PH    $0x00, X10, X10
 	VMOVD        X10, SI
 	MOVW         SI, (AX)
@@ -6944,9 +7558,9 @@ scaled69:
 	ADDQ         $0x16, AX
 	SUBQ         $-128, CX
 	DECQ         BX
-	JMP          loop66
+	JMP          loop76
 
-stop67:
+stop77:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -6960,9 +7574,9 @@ TEXT ·EncodeQ5_1AVX2(SB), NOSPLIT, $0-32
 	MOVQ blocks+16(FP), DX
 	MOVQ DX, BX
 
-loop70:
+loop80:
 	TESTQ        BX, BX
-	JZ           stop71
+	JZ           stop81
 	VMOVUPS      (CX), Y0
 	VANDPS       bits7fffffff<>+0(SB), Y0, Y8
 	VMOVUPS      32(CX), Y1
@@ -6982,7 +7596,7 @@ loop70:
 	VPMAXUD      X9, X8, X8
 	VMOVD        X8, SI
 	CMPL         SI, $0x7f800000
-	JAE          stop71
+	JAE          stop81
 	VMOVAPS      Y0, Y12
 	VMOVAPS      Y0, Y13
 	VMINPS       Y1, Y12, Y12
@@ -7024,21 +7638,21 @@ loop70:
 	VSUBSS       X12, X13, X10
 	VMOVD        X10, SI
 	TESTL        SI, SI
-	JZ           zero72
+	JZ           zero82
 	CMPL         SI, $0x0d800000
-	JB           stop71
+	JB           stop81
 	CMPL         SI, $0x7f800000
-	JAE          stop71
+	JAE          stop81
 	VDIVSS       bits41f80000<>+0(SB), X10, X10
 	VMOVSS       bits3f800000<>+0(SB), X11
 	VDIVSS       X10, X11, X11
-	JMP          scaled73
+	JMP          scaled83
 
-zero72:
+zero82:
 	VXORPS X11, X11, X11
 	VXORPS X10, X10, X10
 
-scaled73:
+scaled83:
 	VCVTPS2PH    $0x00, X10, X10
 	VMOVD        X10, SI
 	MOVW         SI, (AX)
@@ -7094,9 +7708,9 @@ scaled73:
 	ADDQ         $0x18, AX
 	SUBQ         $-128, CX
 	DECQ         BX
-	JMP          loop70
+	JMP          loop80
 
-stop71:
+stop81:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -7110,9 +7724,9 @@ TEXT ·EncodeQ8_0AVX2(SB), NOSPLIT, $0-32
 	MOVQ blocks+16(FP), DX
 	MOVQ DX, BX
 
-loop74:
+loop84:
 	TESTQ        BX, BX
-	JZ           stop75
+	JZ           stop85
 	VMOVUPS      (CX), Y0
 	VANDPS       bits7fffffff<>+0(SB), Y0, Y8
 	VMOVUPS      32(CX), Y1
@@ -7132,23 +7746,23 @@ loop74:
 	VPMAXUD      X9, X8, X8
 	VMOVD        X8, SI
 	CMPL         SI, $0x7f800000
-	JAE          stop75
+	JAE          stop85
 	TESTL        SI, SI
-	JZ           zero76
+	JZ           zero86
 	CMPL         SI, $0x0d800000
-	JB           stop75
+	JB           stop85
 	CMPL         SI, $0x7f800000
-	JAE          stop75
+	JAE          stop85
 	VDIVSS       bits42fe0000<>+0(SB), X8, X10
 	VMOVSS       bits3f800000<>+0(SB), X11
 	VDIVSS       X10, X11, X11
-	JMP          scaled77
+	JMP          scaled87
 
-zero76:
+zero86:
 	VXORPS X11, X11, X11
 	VXORPS X10, X10, X10
 
-scaled77:
+scaled87:
 	VCVTPS2PH    $0x00, X10, X10
 	VMOVD        X10, SI
 	MOVW         SI, (AX)
@@ -7182,9 +7796,9 @@ scaled77:
 	ADDQ         $0x22, AX
 	SUBQ         $-128, CX
 	DECQ         BX
-	JMP          loop74
+	JMP          loop84
 
-stop75:
+stop85:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -7208,7 +7822,7 @@ TEXT ·DecodeQ4_0AVX2(SB), NOSPLIT, $0-24
 	MOVQ    blocks+16(FP), DX
 	VMOVDQU bits0f0f0f0f<>+0(SB), X10
 
-loop78:
+loop88:
 	MOVWLZX      (CX), BX
 	VMOVD        BX, X8
 	VCVTPH2PS    X8, X8
@@ -7242,7 +7856,7 @@ loop78:
 	SUBQ         $-128, AX
 	ADDQ         $0x12, CX
 	DECQ         DX
-	JNZ          loop78
+	JNZ          loop88
 	VZEROUPPER
 	RET
 
@@ -7254,7 +7868,7 @@ TEXT ·DecodeQ4_1AVX2(SB), NOSPLIT, $0-24
 	MOVQ    blocks+16(FP), DX
 	VMOVDQU bits0f0f0f0f<>+0(SB), X10
 
-loop79:
+loop89:
 	MOVWLZX      (CX), BX
 	VMOVD        BX, X8
 	VCVTPH2PS    X8, X8
@@ -7292,7 +7906,7 @@ loop79:
 	SUBQ         $-128, AX
 	ADDQ         $0x14, CX
 	DECQ         DX
-	JNZ          loop79
+	JNZ          loop89
 	VZEROUPPER
 	RET
 
@@ -7304,7 +7918,7 @@ TEXT ·DecodeQ5_0AVX2(SB), NOSPLIT, $0-24
 	MOVQ    blocks+16(FP), DX
 	VMOVDQU bits0f0f0f0f<>+0(SB), X10
 
-loop80:
+loop90:
 	MOVWLZX      (CX), BX
 	VMOVD        BX, X8
 	VCVTPH2PS    X8, X8
@@ -7358,7 +7972,7 @@ loop80:
 	SUBQ         $-128, AX
 	ADDQ         $0x16, CX
 	DECQ         DX
-	JNZ          loop80
+	JNZ          loop90
 	VZEROUPPER
 	RET
 
@@ -7370,7 +7984,7 @@ TEXT ·DecodeQ5_1AVX2(SB), NOSPLIT, $0-24
 	MOVQ    blocks+16(FP), DX
 	VMOVDQU bits0f0f0f0f<>+0(SB), X10
 
-loop81:
+loop91:
 	MOVWLZX      (CX), BX
 	VMOVD        BX, X8
 	VCVTPH2PS    X8, X8
@@ -7428,7 +8042,7 @@ loop81:
 	SUBQ         $-128, AX
 	ADDQ         $0x18, CX
 	DECQ         DX
-	JNZ          loop81
+	JNZ          loop91
 	VZEROUPPER
 	RET
 
@@ -7440,7 +8054,7 @@ TEXT ·DecodeQ8_0AVX2(SB), NOSPLIT, $0-24
 	MOVQ    blocks+16(FP), DX
 	VMOVDQU bits0f0f0f0f<>+0(SB), X10
 
-loop82:
+loop92:
 	MOVWLZX      (CX), BX
 	VMOVD        BX, X8
 	VCVTPH2PS    X8, X8
@@ -7464,7 +8078,7 @@ loop82:
 	SUBQ         $-128, AX
 	ADDQ         $0x22, CX
 	DECQ         DX
-	JNZ          loop82
+	JNZ          loop92
 	VZEROUPPER
 	RET
 
@@ -7478,7 +8092,7 @@ TEXT ·ScaleLevelsAVX2(SB), NOSPLIT, $0-44
 	MOVQ         runs+32(FP), SI
 	VBROADCASTSS bias+40(FP), Y4
 
-loop83:
+loop93:
 	VPMOVZXBD    (CX), Y0
 	VPSUBD       Y4, Y0, Y0
 	VCVTDQ2PS    Y0, Y0
@@ -7500,7 +8114,7 @@ loop83:
 	ADDQ         $0x04, DX
 	ADDQ         $0x04, BX
 	DECQ         SI
-	JNZ          loop83
+	JNZ          loop93
 	VZEROUPPER
 	RET
 
@@ -7512,7 +8126,7 @@ TEXT ·RoundLevelsAVX2(SB), NOSPLIT, $0-32
 	MOVQ d+16(FP), DX
 	MOVQ runs+24(FP), BX
 
-loop84:
+loop94:
 	VBROADCASTSS (DX), Y4
 	VMULPS       (CX), Y4, Y0
 	VANDPS       bits80000000<>+0(SB), Y0, Y4
@@ -7536,7 +8150,7 @@ loop84:
 	ADDQ         $0x40, CX
 	ADDQ         $0x04, DX
 	DECQ         BX
-	JNZ          loop84
+	JNZ          loop94
 	VZEROUPPER
 	RET
 
@@ -7547,7 +8161,7 @@ TEXT ·MagnitudesAVX2(SB), NOSPLIT, $0-24
 	MOVQ src+8(FP), CX
 	MOVQ runs+16(FP), DX
 
-loop85:
+loop95:
 	VMOVUPS      (CX), Y0
 	VANDPS       bits7fffffff<>+0(SB), Y0, Y0
 	VMOVUPS      32(CX), Y1
@@ -7563,7 +8177,7 @@ loop85:
 	ADDQ         $0x04, AX
 	ADDQ         $0x40, CX
 	DECQ         DX
-	JNZ          loop85
+	JNZ          loop95
 	VZEROUPPER
 	RET
 
@@ -7575,7 +8189,7 @@ TEXT ·NearestFP4AVX2(SB), NOSPLIT, $0-32
 	MOVQ d+16(FP), DX
 	MOVQ runs+24(FP), BX
 
-loop86:
+loop96:
 	VMOVUPS      (CX), Y2
 	VBROADCASTSS (DX), Y3
 	VXORPS       Y0, Y0, Y0
@@ -7809,7 +8423,7 @@ loop86:
 	ADDQ         $0x40, CX
 	ADDQ         $0x04, DX
 	DECQ         BX
-	JNZ          loop86
+	JNZ          loop96
 	VZEROUPPER
 	RET
 
@@ -7822,7 +8436,7 @@ TEXT ·ValuesFP4AVX2(SB), NOSPLIT, $0-32
 	MOVQ    runs+24(FP), BX
 	VMOVDQU fp4<>+0(SB), X11
 
-loop87:
+loop97:
 	VMOVDQU      (CX), X5
 	VPSHUFB      X5, X11, X5
 	VPMOVSXBD    X5, Y0
@@ -7840,7 +8454,7 @@ loop87:
 	ADDQ         $0x10, CX
 	ADDQ         $0x04, DX
 	DECQ         BX
-	JNZ          loop87
+	JNZ          loop97
 	VZEROUPPER
 	RET
 

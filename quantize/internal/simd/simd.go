@@ -46,6 +46,11 @@ type Kernels struct {
 	// points to a ScaleState, of which it sets Scale and Worst.
 	RefineScale func(x, w, wx, l, s *float32)
 
+	// SearchPositive fits a scale to each of Lanes groups of n values that are
+	// not negative; x, w and l hold n rows of lanes, and l gets the levels. s
+	// points to a PositiveState.
+	SearchPositive func(x, w, l, s *float32, n int)
+
 	// DivideLevels writes the nearest integers of (x + m) / d, clamped to
 	// [low, high], plus bias; MultiplyLevels those of (x - m) * d. d and m
 	// hold one value per run of 16 weights.
@@ -96,6 +101,7 @@ var AVX512 = Kernels{
 	SearchScaleBySquare:      SearchScaleBySquareAVX512,
 	SearchScaleWeighted:      SearchScaleWeightedAVX512,
 	RefineScale:              RefineScaleAVX512,
+	SearchPositive:           SearchPositiveAVX512,
 	DivideLevels:             DivideLevelsAVX512,
 	MultiplyLevels:           MultiplyLevelsAVX512,
 	Weigh:                    WeighAVX512,
@@ -130,6 +136,7 @@ var AVX2 = Kernels{
 	SearchScaleBySquare:      SearchScaleBySquareAVX2,
 	SearchScaleWeighted:      SearchScaleWeightedAVX2,
 	RefineScale:              RefineScaleAVX2,
+	SearchPositive:           SearchPositiveAVX2,
 	DivideLevels:             DivideLevelsAVX2,
 	MultiplyLevels:           MultiplyLevelsAVX2,
 	Weigh:                    WeighAVX2,
@@ -187,4 +194,16 @@ type ScaleState struct {
 	High    Lanes // in: the largest level, in every lane
 
 	Numerators [18]float32 // in: of the inverse scale of each trial after the first
+}
+
+// PositiveState is the state of SearchPositive. Its layout is known to the
+// generator.
+type PositiveState struct {
+	Scale Lanes // out: best scale
+	Worst Lanes // out: see Limit
+	Top   Lanes // in: the largest level, in every lane
+
+	largest, chosen, best Lanes
+
+	Numerators [8]float32 // in: of the inverse scale of each trial after the first
 }

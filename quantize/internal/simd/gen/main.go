@@ -33,6 +33,7 @@ func main() {
 		g.searchScale("SearchScaleBySquare", bySquare)
 		g.searchScale("SearchScaleWeighted", weighted)
 		g.refineScale()
+		g.searchPositive()
 		g.levels("DivideLevels", true)
 		g.levels("MultiplyLevels", false)
 		g.weigh()
