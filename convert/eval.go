@@ -19,6 +19,8 @@ type sources struct {
 	mu   sync.Mutex
 	open map[string]io.ReaderAt
 	all  []fs.File
+
+	regions *regions // of a remote source, or nil
 }
 
 func (s *sources) readerAt(name string) (io.ReaderAt, error) {
@@ -196,48 +198,68 @@ func (e *evaluator) node(m Matrix, r0, r1, c0, c1 int64, dst []float32) error {
 	return fmt.Errorf("unknown matrix %T", m)
 }
 
-// leaf reads and decodes part of a source tensor: whole rows with one read,
-// the columns of narrower tiles row by row.
+// leaf reads and decodes part of a source tensor.
 func (e *evaluator) leaf(l Leaf, r0, r1, c0, c1 int64, dst []float32) error {
 	u, err := unitOf(l.DType)
 	if err != nil {
 		return fmt.Errorf("tensor %s: %w", l.Name, err)
 	}
-	_, cols := l.Dims()
-	rowBytes := cols / u.elements * u.bytes
 	w := c1 - c0
-	b0, b1 := c0/u.elements, ceilDiv(c1, u.elements) // in units
-	if w == cols {
-		per := max(1, pieceElements/w)
-		buf := e.raw(min(per, r1-r0) * rowBytes)
-		defer e.freeRaw()
-		for r := r0; r < r1; r += per {
-			n := min(per, r1-r)
-			if err := e.readLeaf(l, buf[:n*rowBytes], r*rowBytes); err != nil {
-				return err
-			}
-			u.decode(dst[(r-r0)*w:(r-r0+n)*w], buf[:n*rowBytes])
-		}
-		return nil
+	u0, u1 := c0/u.elements, ceilDiv(c1, u.elements)
+	rowBytes := (u1 - u0) * u.bytes
+	aligned := (u1-u0)*u.elements == w
+	per := min(r1-r0, max(1, pieceElements/w))
+	if _, cols := l.Dims(); w < cols {
+		per = r1 - r0 // it is far from one row to the next anyhow
 	}
-	buf := e.raw((b1 - b0) * u.bytes)
+	buf := e.raw(per * rowBytes)
 	defer e.freeRaw()
-	whole := dst
-	if aligned := c0%u.elements == 0 && c1%u.elements == 0; !aligned {
-		whole = e.float((b1 - b0) * u.elements)
+	var whole []float32
+	if !aligned {
+		whole = e.float((u1 - u0) * u.elements)
 		defer e.freeFloat()
 	}
-	for r := r0; r < r1; r++ {
-		if err := e.readLeaf(l, buf, r*rowBytes+b0*u.bytes); err != nil {
+	for r := r0; r < r1; r += per {
+		n := min(per, r1-r)
+		if err := e.stored(l, u, r, r+n, u0, u1, buf[:n*rowBytes]); err != nil {
 			return err
 		}
-		to := dst[(r-r0)*w : (r-r0+1)*w]
-		if (b1-b0)*u.elements == w {
-			u.decode(to, buf)
+		if aligned {
+			u.decode(dst[(r-r0)*w:(r-r0+n)*w], buf[:n*rowBytes])
 			continue
 		}
-		u.decode(whole, buf)
-		copy(to, whole[c0-b0*u.elements:])
+		for i := range n {
+			u.decode(whole, buf[i*rowBytes:(i+1)*rowBytes])
+			copy(dst[(r-r0+i)*w:(r-r0+i+1)*w], whole[c0-u0*u.elements:])
+		}
+	}
+	return nil
+}
+
+// stored reads rows [r0, r1), units [u0, u1) of a source tensor as they are:
+// whole rows with one read, the columns of narrower tiles row by row.
+func (e *evaluator) stored(l Leaf, u unit, r0, r1, u0, u1 int64, dst []byte) error {
+	_, cols := l.Dims()
+	rowBytes := cols / u.elements * u.bytes
+	w := (u1 - u0) * u.bytes
+	if w == rowBytes {
+		return e.readLeaf(l, dst, r0*rowBytes)
+	}
+	var part *region
+	if size := (r1 - r0) * rowBytes; e.src.regions != nil && r1-r0 > 1 && size <= regionBytes {
+		var err error
+		if part, err = e.src.regions.get(e, l, r0*rowBytes, size); err != nil {
+			return err
+		}
+		defer e.src.regions.put(part)
+	}
+	for r := range r1 - r0 {
+		to, at := dst[r*w:(r+1)*w], r*rowBytes+u0*u.bytes
+		if part != nil {
+			copy(to, part.data[at:])
+		} else if err := e.readLeaf(l, to, r0*rowBytes+at); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -311,9 +333,8 @@ func (e *evaluator) scaled(m Scaled, r0, r1, c0, c1 int64, dst []float32) error 
 	if err := e.tile(m.Of, r0, r1, c0, c1, dst); err != nil {
 		return err
 	}
-	w := c1 - c0
-	g0, g1 := c0/m.GroupCols, (c1-1)/m.GroupCols+1
-	gw := g1 - g0
+	// The groups under the tile: [first, last] down, [g0, g1) across.
+	first, last := r0/m.GroupRows, (r1-1)/m.GroupRows
 	var index []float32
 	if m.Index.Name != "" {
 		index = e.float(r1 - r0)
@@ -321,34 +342,44 @@ func (e *evaluator) scaled(m Scaled, r0, r1, c0, c1 int64, dst []float32) error 
 		if err := e.flat(Reshape{m.Index, 1}, r0, index); err != nil {
 			return err
 		}
+		groups, _ := m.Scale.Dims()
+		first, last = groups, 0
+		for i, v := range index {
+			g := int64(v)
+			if g < 0 || g >= groups {
+				return fmt.Errorf("tensor %s: row %d is of group %d: there are %d", m.Index.Name, r0+int64(i), g, groups)
+			}
+			first, last = min(first, g), max(last, g)
+		}
 	}
-	scale := e.float(gw)
+	w := c1 - c0
+	g0, g1 := c0/m.GroupCols, (c1-1)/m.GroupCols+1
+	gw := g1 - g0
+	scales := e.float((last - first + 1) * gw)
 	defer e.freeFloat()
-	zero := e.float(gw)
+	if err := e.tile(m.Scale, first, last+1, g0, g1, scales); err != nil {
+		return err
+	}
+	zeros := e.float(int64(len(scales)))
 	defer e.freeFloat()
-	clear(zero)
-	groups, _ := m.Scale.Dims()
-	have := int64(-1)
+	if m.Zero == nil {
+		clear(zeros)
+	} else if err := e.tile(m.Zero, first, last+1, g0, g1, zeros); err != nil {
+		return err
+	}
 	for r := r0; r < r1; r++ {
-		group := r / m.GroupRows
+		group := r/m.GroupRows - first
 		if index != nil {
-			group = int64(index[r-r0])
-			if group < 0 || group >= groups {
-				return fmt.Errorf("tensor %s: row %d is of group %d: there are %d", m.Index.Name, r, group, groups)
-			}
+			group = int64(index[r-r0]) - first
 		}
-		if group != have {
-			if err := e.tile(m.Scale, group, group+1, g0, g1, scale); err != nil {
-				return err
-			}
-			if m.Zero != nil {
-				if err := e.tile(m.Zero, group, group+1, g0, g1, zero); err != nil {
-					return err
-				}
-			}
-			have = group
-		}
+		scale, zero := scales[group*gw:(group+1)*gw], zeros[group*gw:(group+1)*gw]
 		row := dst[(r-r0)*w : (r-r0+1)*w]
+		if m.GroupCols == 1 && !m.Inverse {
+			for i, v := range row {
+				row[i] = (v - zero[i]) * scale[i]
+			}
+			continue
+		}
 		for g := g0; g < g1; g++ {
 			from, to := max(c0, g*m.GroupCols), min(c1, (g+1)*m.GroupCols)
 			s, z := scale[g-g0], zero[g-g0]
@@ -373,44 +404,58 @@ func (e *evaluator) unpack(m Unpack, r0, r1, c0, c1 int64, dst []float32) error 
 	if err != nil {
 		return fmt.Errorf("tensor %s: %w", m.Of.Name, err)
 	}
-	rows, cols := m.Of.Dims()
-	slots := int64(len(m.Order))
-	shift := make([]uint, slots) // of the value that is i places after the first
+	w, slots := c1-c0, int64(len(m.Order))
+	var shifts [64]uint // of the value that is i places after the first
 	for slot, place := range m.Order {
-		shift[place] = uint(slot * m.Bits)
+		shifts[place] = uint(slot * m.Bits)
 	}
 	mask := uint64(1)<<m.Bits - 1
-	w := c1 - c0
-	p0, p1 := c0, c1 // columns of integers
 	if !m.Down {
-		p0, p1 = c0/slots, (c1-1)/slots+1
+		p0, p1 := c0/slots, (c1-1)/slots+1
+		ints := e.raw((r1 - r0) * (p1 - p0) * u.bytes)
+		defer e.freeRaw()
+		if err := e.stored(m.Of, u, r0, r1, p0, p1, ints); err != nil {
+			return err
+		}
+		for r := range r1 - r0 {
+			row := dst[r*w : (r+1)*w]
+			for p := p0; p < p1; p++ {
+				word := integer(ints, u.bytes)
+				ints = ints[u.bytes:]
+				first := p*slots - c0
+				for k := max(0, -first); k < min(slots, w-first); k++ {
+					row[first+k] = float32(int32(word >> shifts[k] & mask))
+				}
+			}
+		}
+		return nil
 	}
-	buf := e.raw((p1 - p0) * u.bytes)
-	defer e.freeRaw()
-	have := int64(-1)
-	for r := r0; r < r1; r++ {
-		from, s := r, uint(0)
-		switch {
-		case m.Planes:
-			from, s = r%rows, shift[r/rows]
-		case m.Down:
-			from, s = r/slots, shift[r%slots]
+	rows, _ := m.Of.Dims()
+	for r := r0; r < r1; {
+		// The integers of one plane, or of all rows, follow each other.
+		from, to, n := r/slots, (r1-1)/slots+1, r1-r
+		if m.Planes {
+			from = r % rows
+			n = min(n, rows-from)
+			to = from + n
 		}
-		if from != have {
-			if err := e.readLeaf(m.Of, buf, (from*cols+p0)*u.bytes); err != nil {
-				return err
+		ints := e.raw((to - from) * w * u.bytes)
+		if err := e.stored(m.Of, u, from, to, c0, c1, ints); err != nil {
+			e.freeRaw()
+			return err
+		}
+		for i := range n {
+			at, shift := (r+i)/slots-from, shifts[(r+i)%slots]
+			if m.Planes {
+				at, shift = i, shifts[r/rows]
 			}
-			have = from
-		}
-		row := dst[(r-r0)*w : (r-r0+1)*w]
-		for i := range row {
-			p := int64(i)
-			if !m.Down {
-				c := c0 + int64(i)
-				p, s = c/slots-p0, shift[c%slots]
+			row, words := dst[(r-r0+i)*w:(r-r0+i+1)*w], ints[at*w*u.bytes:]
+			for c := range row {
+				row[c] = float32(int32(integer(words[int64(c)*u.bytes:], u.bytes) >> shift & mask))
 			}
-			row[i] = float32(integer(buf[p*u.bytes:], u.bytes) >> s & mask)
 		}
+		e.freeRaw()
+		r += n
 	}
 	return nil
 }
@@ -432,22 +477,32 @@ func integer(p []byte, n int64) uint64 {
 func (e *evaluator) mxfp4(m MXFP4, r0, r1, c0, c1 int64, dst []float32) error {
 	_, n := m.Scales.Dims()
 	b0, b1 := c0/32, (c1-1)/32+1
-	w := c1 - c0
-	blocks, scales := e.raw((b1-b0)*16), e.raw(b1-b0)
+	w, per := c1-c0, b1-b0
+	step := int64(1) // rows read at once
+	if per == n {
+		step = min(r1-r0, max(1, pieceElements/w))
+	}
+	blocks, scales := e.raw(step*per*16), e.raw(step*per)
 	defer e.freeRaw()
 	defer e.freeRaw()
-	for r := r0; r < r1; r++ {
-		if err := e.readLeaf(m.Blocks, blocks, (r*n+b0)*16); err != nil {
+	for r := r0; r < r1; r += step {
+		rows := min(step, r1-r)
+		if err := e.readLeaf(m.Blocks, blocks[:rows*per*16], (r*n+b0)*16); err != nil {
 			return err
 		}
-		if err := e.readLeaf(m.Scales, scales, r*n+b0); err != nil {
+		if err := e.readLeaf(m.Scales, scales[:rows*per], r*n+b0); err != nil {
 			return err
 		}
-		row := dst[(r-r0)*w : (r-r0+1)*w]
-		for i := range row {
-			at := c0 + int64(i) - b0*32
-			code := blocks[at/2] >> (at % 2 * 4) & 15
-			row[i] = e2m1[code] * decodeE8M0(scales[at/32])
+		for k := range rows {
+			row := dst[(r-r0+k)*w : (r-r0+k+1)*w]
+			for b := range per {
+				scale := decodeE8M0(scales[k*per+b])
+				for i := range int64(32) {
+					if at := (b0+b)*32 + i - c0; at >= 0 && at < w {
+						row[at] = e2m1[blocks[(k*per+b)*16+i/2]>>(i%2*4)&15] * scale
+					}
+				}
+			}
 		}
 	}
 	return nil

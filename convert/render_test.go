@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -160,6 +161,50 @@ func TestViewReadsAnyRange(t *testing.T) {
 	}
 	if _, err := v.ReadAt(make([]byte, 1), p.Size); err != io.EOF {
 		t.Errorf("past the end: %v", err)
+	}
+}
+
+// counted counts what is read.
+type counted struct {
+	fs.FS
+	bytes, reads atomic.Int64
+}
+
+type countedFile struct {
+	fs.File
+	c *counted
+}
+
+func (c *counted) Open(name string) (fs.File, error) {
+	f, err := c.FS.Open(name)
+	return countedFile{f, c}, err
+}
+
+func (f countedFile) ReadAt(p []byte, off int64) (int, error) {
+	f.c.bytes.Add(int64(len(p)))
+	f.c.reads.Add(1)
+	return f.File.(io.ReaderAt).ReadAt(p, off)
+}
+
+// TestTurnedIsReadOnce holds tensors that are turned over to long reads of
+// each byte once, where the source is remote.
+func TestTurnedIsReadOnce(t *testing.T) {
+	g := &grower{rnd: rand.New(rand.NewPCG(22, 23))}
+	l := g.leaf("BF16", 3*2048, 1536)
+	p := planOf(t, Step{Name: "x", Type: gguf.BF16, Shape: []int64{2048, 1536, 3}, From: Transpose{l, 3}})
+	src := &counted{FS: fstest.MapFS{"f": {Data: g.data}}}
+	remote, local := &memory{b: make([]byte, p.Size)}, &memory{b: make([]byte, p.Size)}
+	if _, err := Render(t.Context(), p, src, remote, RenderOptions{Threads: 3, SourceOrder: true}); err != nil {
+		t.Fatal(err)
+	}
+	if n, reads := src.bytes.Load(), src.reads.Load(); n != l.Size || reads > 2*l.Size/chunkBytes {
+		t.Errorf("%d bytes in %d reads of %d", n, reads, l.Size)
+	}
+	if _, err := Render(t.Context(), p, src, local, RenderOptions{Threads: 3}); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(remote.b, local.b) {
+		t.Error("another file")
 	}
 }
 

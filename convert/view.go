@@ -49,6 +49,9 @@ func NewView(plan *Plan, src fs.FS, opts RenderOptions) (*View, error) {
 		return nil, fmt.Errorf("render: header is %d bytes: the plan has %d", len(head), plan.HeaderSize)
 	}
 	v := &View{plan: plan, head: head, src: &sources{fsys: src}, opts: opts}
+	if opts.SourceOrder {
+		v.src.regions = new(regions)
+	}
 	v.pool.New = func() any { return &evaluator{src: v.src} }
 	end := plan.HeaderSize
 	for _, s := range plan.Steps {
