@@ -158,3 +158,13 @@ type Model struct {
 
 // all needs a tensor in every block (or once, outside the blocks).
 func all(*Model, int) bool { return true }
+
+// token returns the id of a token by its text, -1 where there is none.
+func (m *Model) token(text string) int64 {
+	for i, t := range m.vocab.Tokens {
+		if t.Text == text {
+			return int64(i)
+		}
+	}
+	return -1
+}

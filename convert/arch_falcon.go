@@ -45,10 +45,14 @@ func falconKVHeads(m *Model) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if alibi, err := m.Config.Bool("alibi"); alibi || err != nil {
-		return 0, errors.Join(err, errors.New("config.json: alibi: ggml's Falcon has rotary positions only"))
+	alibi, err := m.Config.Bool("alibi")
+	if err != nil {
+		return 0, err
 	}
-	if newDecoder {
+	if alibi {
+		return 0, errors.New("config.json: alibi: ggml's Falcon has rotary positions only")
+	}
+	if newDecoder || m.Config.Has("n_head_kv") { // the first 40B's config
 		return m.Config.Int("num_kv_heads", "n_head_kv")
 	}
 	if multi, err := m.Config.Bool("multi_query"); multi || err != nil {
@@ -61,7 +65,7 @@ func falconKVHeads(m *Model) (int64, error) {
 func falconTwoNorms(m *Model, _ int) bool {
 	newDecoder, _ := m.Config.Bool("new_decoder_architecture")
 	norms, err := m.Config.Int("num_ln_in_parallel_attn")
-	return newDecoder && (err != nil || norms == 2)
+	return (newDecoder || m.Config.Has("n_head_kv")) && (err != nil || norms == 2)
 }
 
 func falconOneNorm(m *Model, bid int) bool { return !falconTwoNorms(m, bid) }

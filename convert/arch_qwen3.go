@@ -86,17 +86,11 @@ type yesNo struct{}
 func (yesNo) apply(m *Model, _ int, x operand) (operand, error) {
 	var stack Stack
 	for _, word := range []string{"yes", "no"} {
-		id := -1
-		for i, t := range m.vocab.Tokens {
-			if t.Text == word {
-				id = i
-				break
-			}
-		}
-		if id < 0 || int64(id) >= x.shape[0] {
+		id := m.token(word)
+		if id < 0 || id >= x.shape[0] {
 			return x, fmt.Errorf("the vocabulary has no token %q, which a reranker answers with", word)
 		}
-		stack.Parts = append(stack.Parts, Rows{Of: x.from, Every: x.shape[0], Start: int64(id), Count: 1})
+		stack.Parts = append(stack.Parts, Rows{Of: x.from, Every: x.shape[0], Start: id, Count: 1})
 	}
 	return operand{stack, []int64{2, x.shape[1]}}, nil
 }

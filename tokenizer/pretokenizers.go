@@ -73,7 +73,7 @@ var preTokenizers = []preTokenizer{
 
 	{name: "falcon3", structure: byCL100K, token: ">>TITLE<<"},
 	{name: "pixtral", structure: byCL100K, token: "[IMG]"},
-	{name: "llama-bpe", structure: byCL100K, archs: []string{"llama", "smollm3", "arcee", "bitnet", "deci", "apertus"}},
+	{name: "llama-bpe", structure: byCL100K, archs: []string{"llama", "smollm3", "arcee", "bitnet", "llama4", "deci", "apertus"}},
 	{name: "dbrx", structure: byCL100K, archs: []string{"dbrx", "olmo2", "phi3"}},
 	{name: "glm4", structure: byCL100K, archs: []string{"glm4", "glm4moe"}},
 	{name: "chatglm-bpe", structure: byCL100K, archs: []string{"chatglm"}},
