@@ -342,7 +342,7 @@ func (t *latticeType) encode(dst []byte, src []float32, cols int, importance []f
 				t.start(g, g.largest())
 			}
 		}
-		t.write(dst[:size], b, func(g *latticeGroup) float32 { return t.search.fit(l, g) })
+		t.write(dst[:size], b, func(j int) float32 { return t.search.fit(l, &b.groups[j]) })
 		dst = dst[size:]
 	}
 }
@@ -357,7 +357,7 @@ func (t *latticeType) load(b *latticeBlock, x []float32) {
 }
 
 // write fits the groups of a super-block and writes it.
-func (t *latticeType) write(block []byte, b *latticeBlock, fit func(g *latticeGroup) float32) {
+func (t *latticeType) write(block []byte, b *latticeBlock, fit func(j int) float32) {
 	clear(block)
 	var scales [superBlock / 16]float32
 	var highest float32
@@ -367,7 +367,7 @@ func (t *latticeType) write(block []byte, b *latticeBlock, fit func(g *latticeGr
 		if g.skip {
 			continue
 		}
-		scales[j] = g.positive(fit(g))
+		scales[j] = g.positive(fit(j))
 		t.put(block, j, g)
 		if !(highest > scales[j]) {
 			highest = scales[j]

@@ -5,6 +5,7 @@ package quantize
 import (
 	"sync"
 
+	"github.com/modelpipe/modelpipe/gguf"
 	"github.com/modelpipe/modelpipe/quantize/internal/simd"
 )
 
@@ -34,7 +35,10 @@ func newLatticeTables(l *lattice) *latticeTables {
 			list = l.near[-1-i]
 		}
 		sixteens, eights := (len(list)+15)/16, (len(list)+7)/8
-		t.entries[key] = uint32(len(t.points)/16<<16 | sixteens<<8 | eights)
+		t.entries[key] = uint32(len(t.points) / 16 << 16)
+		if i < 0 {
+			t.entries[key] |= uint32(sixteens<<8 | eights)
+		}
 		from := len(t.points)
 		for _, i := range list {
 			t.points = append(t.points, place(i))
@@ -102,23 +106,41 @@ func newLatticeEncoder(t *latticeType, kernels *simd.IQKernels) *latticeEncoder 
 // latticeWorkspace holds what an encoder needs for one batch. Where it stands
 // in memory is as with workspace.
 type latticeWorkspace struct {
-	blocks   [batchBlocks]latticeBlock
-	energies [8]float32
-	runs     [8]*float32
-	state    simd.LatticeState
+	magnitudes, weights, near [batchBlocks * superBlock]float32
+	signs                     [batchBlocks * superBlock / 8]uint8
+	largest, reach            [batchBlocks * superBlock / 8]float32 // of eight weights: magnitudes, absolute values
+	failed                    [batchBlocks]bool                     // super-blocks left to the plain encoder
+	energies                  [8]float32
+	runs                      [8]*float32
+	state                     simd.LatticeState
+	block                     latticeBlock
 	*lattice
 	*latticeTables
 }
 
 func (e *latticeEncoder) newWorkspace() *latticeWorkspace {
 	ws := &latticeWorkspace{lattice: e.points(), latticeTables: e.tables()}
-	for k := range ws.state.Q {
-		for i := range ws.state.Q[k] {
-			ws.state.Q[k][i] = float32(2*(i%(32/ws.cell)) + 1)
+	s := &ws.state
+	for k := range s.Q {
+		for i := range s.Q[k] {
+			s.Q[k][i] = float32(2*(i%(32/ws.cell)) + 1)
 		}
+	}
+	for t := range s.Numerators {
+		trial := min(t, 2*e.search.trials) - e.search.trials
+		s.Numerators[t] = float32(2*ws.levels-1) + float32(float32(trial)*e.search.step)
 	}
 	return ws
 }
+
+// What the kernels are used for: with these limits nothing overflows, and
+// levels are rounded as the plain search does.
+const (
+	energyLimit  = 0x1p50
+	weightLimit  = 0x5d800000 // the bits of 2^60
+	leastHighest = 0x1p-60
+	levelLimit   = 0x1p20
+)
 
 func (e *latticeEncoder) encode(dst []byte, src []float32, cols int, importance []float32) {
 	ws := e.workspaces.Get().(*latticeWorkspace)
@@ -131,88 +153,116 @@ func (e *latticeEncoder) encode(dst []byte, src []float32, cols int, importance 
 		}
 		simd.SumSquares(&ws.energies, &ws.runs, superBlock)
 		for i := range blocks {
-			x, b := src[at+i*superBlock:][:superBlock], &ws.blocks[i]
-			energy := float32(e.energy*ws.energies[i]) / superBlock
-			if importance != nil {
-				e.kernels.Weigh(&b.weight[0], &importance[(at+i*superBlock)%cols], &x[0], energy, superBlock)
-			} else {
-				e.unweighted(b.weight[:], x, energy)
-			}
-			e.kernels.Roots(&b.near[0], &b.weight[0], superBlock)
-			e.load(b, x)
+			e.prepare(ws, i, src[at+i*superBlock:][:superBlock], part(importance, (at+i*superBlock)%cols, superBlock))
 		}
-		e.startGroups(ws, blocks)
 		for i := range blocks {
-			e.write(dst[:size], &ws.blocks[i], func(g *latticeGroup) float32 { return e.fit(ws, g) })
+			x := src[at+i*superBlock:][:superBlock]
+			if ws.failed[i] {
+				e.latticeType.encode(dst[:size], x, superBlock, part(importance, (at+i*superBlock)%cols, superBlock))
+			} else {
+				e.start(ws, i)
+				e.write(dst[:size], &ws.block, func(j int) float32 { return e.fit(ws, x, i, j) })
+			}
 			dst = dst[size:]
 		}
 		at += blocks * superBlock
 	}
 }
 
-// startGroups prepares the groups of a batch for their search.
-func (e *latticeEncoder) startGroups(ws *latticeWorkspace, blocks int) {
-	for i := range blocks {
-		for j := range ws.blocks[i].groups[:superBlock/e.group] {
-			if g := &ws.blocks[i].groups[j]; !g.skip {
-				e.start(g, g.largest())
-			}
+// prepare weighs super-block i of the batch and takes its signs off.
+func (e *latticeEncoder) prepare(ws *latticeWorkspace, i int, x, importance []float32) {
+	from, eight := i*superBlock, i*superBlock/8
+	weights := ws.weights[from:][:superBlock]
+	energy := float32(e.energy*ws.energies[i]) / superBlock
+	if importance != nil {
+		e.kernels.Weigh(&weights[0], &importance[0], &x[0], energy, superBlock)
+	} else {
+		e.unweighted(weights, x, energy)
+	}
+	e.kernels.Roots(&ws.near[from], &weights[0], superBlock)
+	parity := 0
+	if e.parity {
+		parity = 1
+	}
+	heaviest := simd.SplitSigns(&ws.magnitudes[from], &x[0], &weights[0], &ws.signs[eight], &ws.largest[eight], &ws.reach[eight], parity)
+	ws.failed[i] = !(ws.energies[i] < energyLimit && heaviest < weightLimit)
+}
+
+// start prepares the groups of super-block i for their search.
+func (e *latticeEncoder) start(ws *latticeWorkspace, i int) {
+	eights := e.group / 8
+	for j := range superBlock / e.group {
+		g, from := &ws.block.groups[j], i*superBlock/8+j*eights
+		g.size = e.group
+		largest := ws.largest[from]
+		for _, v := range ws.largest[from+1 : from+eights] {
+			largest = max(largest, v)
 		}
+		copy(g.signs[:], ws.signs[from:][:eights])
+		if g.skip = largest < e.least; g.skip {
+			continue
+		}
+		if e.latticeType.typ == gguf.IQ2_XXS {
+			copy(g.magnitude[:], ws.magnitudes[8*from:])
+			copy(g.weight[:], ws.weights[8*from:])
+		}
+		e.latticeType.start(g, largest)
 	}
 }
 
-// fit is latticeSearch.fit with all trials at once.
-func (e *latticeEncoder) fit(ws *latticeWorkspace, g *latticeGroup) float32 {
-	s, search, l := &ws.state, &e.search, ws.lattice
-	if !e.usual(g) {
-		return search.fit(l, g)
+// fit is latticeSearch.fit of group j of super-block i, whose values are x,
+// with all trials at once.
+func (e *latticeEncoder) fit(ws *latticeWorkspace, x []float32, i, j int) float32 {
+	s, search, l, g := &ws.state, &e.search, ws.lattice, &ws.block.groups[j]
+	from := i*superBlock + j*e.group
+	reach := ws.reach[from/8]
+	for _, v := range ws.reach[from/8+1 : from/8+e.group/8] {
+		reach = max(reach, v)
 	}
-	s.Value, s.Near, s.Weight = g.magnitude, g.near, g.weight
-	cells, trials := g.size/l.cell, 2*search.trials+1
-	top := float32(2*l.levels - 1)
-	for t := range s.Inverse {
-		inverse := (top + float32(float32(min(t, trials-1)-search.trials)*search.step)) / g.highest
-		s.Inverse[t], s.Scale[t] = inverse, 1/inverse
+	if !(g.highest > leastHighest && reach < float32(g.highest*levelLimit)/16) {
+		return e.fitPlain(ws, x, i, j)
 	}
+	copy(s.Value[:e.group], ws.magnitudes[from:])
+	copy(s.Near[:e.group], ws.near[from:])
+	copy(s.Weight[:e.group], ws.weights[from:])
+	cells, trials := e.group/l.cell, 2*search.trials+1
+	e.kernels.TrialScales(&s.Value[0], g.highest)
 	e.move(ws, cells, trials)
 	kept, scale, best := -1, g.start, float32(0)
-	for t := range trials {
-		sumqx, sumq2 := s.SumQX[t], s.SumQ2[t]
-		if sumq2 > 0 && float32(sumqx*sumqx) > float32(best*sumq2) {
+	for t, sumqx := range s.SumQX[:trials] {
+		if sumq2 := s.SumQ2[t]; sumq2 > 0 && float32(sumqx*sumqx) > float32(best*sumq2) {
 			scale = sumqx / sumq2
 			best = float32(scale * sumqx)
 			kept = t
 		}
 	}
 	if kept < 0 || !(scale > 0) {
-		return search.fit(l, g)
+		return e.fitPlain(ws, x, i, j)
 	}
 	var chosen [8]uint32
 	var onPoint [8]bool
-	offPoints := 0
+	again := search.again == always
 	for k := range cells {
 		chosen[k] = s.Chosen[k][kept]
 		onPoint[k] = l.index[s.Keys[k][kept]] >= 0
-		if !onPoint[k] {
-			offPoints++
-		}
+		again = again || !onPoint[k]
 	}
-	if search.again == always || offPoints > 0 {
+	if again {
 		inverse := 1 / scale
-		if !e.inReach(g, inverse) {
-			return search.fit(l, g)
+		if !(float32(reach*inverse) < levelLimit) {
+			return e.fitPlain(ws, x, i, j)
 		}
-		for t := range 16 {
-			s.Inverse[t], s.Scale[t] = inverse, scale
+		for t := range s.Inverse[:16] {
+			s.Inverse[t] = inverse
 		}
+		s.Scale[0] = scale
 		e.moves.Round(&s.Value[0], cells, 1)
 		e.moves.Nearest(&s.Value[0], &ws.entries[0], &ws.latticeTables.points[0], cells, 1)
 		for k := range cells {
-			if search.again != offPoint || !onPoint[k] {
-				chosen[k] = s.Chosen[k][0]
-			} else {
+			if search.again == offPoint && onPoint[k] {
 				s.Chosen[k][0] = chosen[k]
 			}
+			chosen[k] = s.Chosen[k][0]
 		}
 		e.moves.Sum(&s.Value[0], cells, 1)
 		if sumqx, sumq2 := s.SumQX[0], s.SumQ2[0]; sumq2 > 0 {
@@ -225,32 +275,18 @@ func (e *latticeEncoder) fit(ws *latticeWorkspace, g *latticeGroup) float32 {
 	return scale
 }
 
+// fitPlain is the plain search for group j of super-block i.
+func (e *latticeEncoder) fitPlain(ws *latticeWorkspace, x []float32, i, j int) float32 {
+	g, from := &ws.block.groups[j], i*superBlock+j*e.group
+	g.load(x[j*e.group:][:e.group], ws.weights[from:][:e.group], ws.near[from:][:e.group], e.parity)
+	e.latticeType.start(g, g.largest())
+	return e.search.fit(ws.lattice, g)
+}
+
 // move rounds the cells under all trials, takes them to points and sums.
 func (e *latticeEncoder) move(ws *latticeWorkspace, cells, trials int) {
 	s := &ws.state.Value[0]
 	e.moves.Round(s, cells, trials)
 	e.moves.Nearest(s, &ws.entries[0], &ws.latticeTables.points[0], cells, trials)
 	e.moves.Sum(s, cells, trials)
-}
-
-// usual reports whether the kernels round and compare as the plain search
-// does: nothing overflows, and scales have inverses.
-func (e *latticeEncoder) usual(g *latticeGroup) bool {
-	var largest, near float32
-	for i, v := range g.magnitude[:g.size] {
-		largest = max(largest, absolute(v))
-		near = max(near, g.near[i])
-	}
-	return largest < 0x1p40 && near < 0x1p40 && g.highest > 0x1p-80 && g.highest < 0x1p40 &&
-		largest < float32(g.highest*0x1p16)
-}
-
-// inReach reports whether values times inverse are rounded exactly.
-func (e *latticeEncoder) inReach(g *latticeGroup, inverse float32) bool {
-	for _, v := range g.magnitude[:g.size] {
-		if !(absolute(float32(v*inverse)) < 0x1p20) {
-			return false
-		}
-	}
-	return true
 }

@@ -24,6 +24,10 @@ type IQKernels struct {
 	// below 4, two bits of a key each, or four below 8, three bits each.
 	Eights, Fours LatticeKernels
 
+	// TrialScales sets the inverse scales of 32 trials to Numerators /
+	// highest, and the scales to their inverses. s points to a LatticeState.
+	TrialScales func(s *float32, highest float32)
+
 	// Roots sets dst to the square roots of n numbers, a multiple of 16.
 	Roots func(dst, src *float32, n int)
 }
@@ -40,7 +44,8 @@ type LatticeKernels struct {
 	// the value. entries has for each key the number of the first sixteen
 	// points in the upper 16 bits, then eight bits each how many sixteens and
 	// how many eights of points there are. A point is four bits per
-	// coordinate, see Place. Losses are finite.
+	// coordinate, see Place. Keys with no eights have one point. Losses are
+	// finite.
 	Nearest func(s *float32, entries, points *uint32, cells, trials int)
 
 	// Sum sets the sums of weight * value * q and of weight * q * q.
@@ -58,6 +63,7 @@ type LatticeState struct {
 	Chosen              [8][32]uint32  // by cell and trial
 	spread              [8][16]float32
 	positions           [16]int32
+	Numerators          [32]float32 // by trial, of inverse scales
 }
 
 // Place adds to coordinate k of a point of a cell of eight, or four, what
@@ -94,6 +100,7 @@ var AVX512IQ = IQKernels{
 	Eights:            LatticeKernels{RoundEightsAVX512, NearestEightsAVX512, SumEightsAVX512},
 	Fours:             LatticeKernels{RoundFoursAVX512, NearestFoursAVX512, SumFoursAVX512},
 	Roots:             RootsAVX512,
+	TrialScales:       TrialScalesAVX512,
 }
 
 // AVX2IQ needs what AVX2 needs.
@@ -105,4 +112,5 @@ var AVX2IQ = IQKernels{
 	Eights:            LatticeKernels{RoundEightsAVX2, NearestEightsAVX2, SumEightsAVX2},
 	Fours:             LatticeKernels{RoundFoursAVX2, NearestFoursAVX2, SumFoursAVX2},
 	Roots:             RootsAVX2,
+	TrialScales:       TrialScalesAVX2,
 }

@@ -49,6 +49,11 @@ func NearestFoursAVX512(s *float32, entries *uint32, points *uint32, cells int, 
 //go:noescape
 func SumFoursAVX512(s *float32, cells int, trials int)
 
+// TrialScalesAVX512 sets the inverse scales and the scales of 32 trials.
+//
+//go:noescape
+func TrialScalesAVX512(s *float32, highest float32)
+
 // RootsAVX512 sets dst to the square roots of n numbers, a multiple of 16.
 //
 //go:noescape
@@ -99,7 +104,19 @@ func NearestFoursAVX2(s *float32, entries *uint32, points *uint32, cells int, tr
 //go:noescape
 func SumFoursAVX2(s *float32, cells int, trials int)
 
+// TrialScalesAVX2 sets the inverse scales and the scales of 32 trials.
+//
+//go:noescape
+func TrialScalesAVX2(s *float32, highest float32)
+
 // RootsAVX2 sets dst to the square roots of n numbers, a multiple of 16.
 //
 //go:noescape
 func RootsAVX2(dst *float32, src *float32, n int)
+
+// SplitSigns sets magnitudes and signs of 256 weights, and the largest magnitude of every eight before (reach) and after parity.
+// With parity 1 an odd number of minuses among eight is made even: the weight that loses least keeps its sign in its magnitude.
+// It returns the largest weight's bits.
+//
+//go:noescape
+func SplitSigns(magnitude *float32, x *float32, weight *float32, signs *byte, largest *float32, reach *float32, parity int) uint32

@@ -904,6 +904,18 @@ loop12:
 	XORQ    R9, R9
 
 trials13:
+	MOVL          1408(R8)(R9*4), R12
+	MOVL          (CX)(R12*4), R12
+	MOVL          R12, R11
+	SHRL          $0x10, R11
+	SHLQ          $0x06, R11
+	ADDQ          DX, R11
+	MOVQ          R11, R14
+	SHRL          $0x08, R12
+	XORL          R13, R13
+	MOVBQZX       R12, R12
+	TESTL         R12, R12
+	JZ            chosen14
 	VBROADCASTSS  512(AX)(R9*4), Z4
 	VMULPS        (R10), Z4, Z4
 	VSUBPS        3456(AX), Z4, Z6
@@ -912,15 +924,6 @@ trials13:
 	VSUBPS        3520(AX), Z4, Z6
 	VMULPS        3776(AX), Z6, Z1
 	VMULPS        Z6, Z1, Z1
-	MOVL          1408(R8)(R9*4), R12
-	MOVL          (CX)(R12*4), R12
-	MOVL          R12, R11
-	SHRL          $0x10, R11
-	SHLQ          $0x06, R11
-	ADDQ          DX, R11
-	MOVQ          R11, R13
-	SHRL          $0x08, R12
-	MOVBQZX       R12, R12
 	VMOVUPS       (R11), Z5
 	VPERMPS       Z0, Z5, Z6
 	VPSRLD        $0x04, Z5, Z7
@@ -958,11 +961,11 @@ trials13:
 	VBROADCASTSS  X11, Z11
 	VCMPPS        $0x00, Z11, Z6, K1
 	KMOVW         K1, R11
-	TZCNTL        R11, R12
+	TZCNTL        R11, R13
 
 chosen14:
-	MOVL (R13)(R12*4), R12
-	MOVL R12, 2432(R8)(R9*4)
+	MOVL (R14)(R13*4), R13
+	MOVL R13, 2432(R8)(R9*4)
 	INCQ R9
 	CMPQ R9, SI
 	JB   trials13
@@ -1022,20 +1025,20 @@ more16:
 	VBROADCASTSS  X11, Z11
 	VCMPPS        $0x00, Z11, Z8, K1
 	KMOVW         K1, R11
-	TZCNTL        R11, R12
+	TZCNTL        R11, R13
 	VMOVUPS       Z9, 3968(AX)
-	MOVL          3968(AX)(R12*4), R12
-	LEAL          -1(R11), R14
-	ANDL          R14, R11
+	MOVL          3968(AX)(R13*4), R13
+	LEAL          -1(R11), R12
+	ANDL          R12, R11
 	JZ            chosen14
 
 ties17:
-	TZCNTL  R11, R14
-	MOVL    3968(AX)(R14*4), R14
-	CMPL    R14, R12
-	CMOVLCS R14, R12
-	LEAL    -1(R11), R14
-	ANDL    R14, R11
+	TZCNTL  R11, R12
+	MOVL    3968(AX)(R12*4), R12
+	CMPL    R12, R13
+	CMOVLCS R12, R13
+	LEAL    -1(R11), R12
+	ANDL    R12, R11
 	JNZ     ties17
 	JMP     chosen14
 
@@ -1377,6 +1380,18 @@ loop22:
 	XORQ    R9, R9
 
 trials23:
+	MOVL          1408(R8)(R9*4), R12
+	MOVL          (CX)(R12*4), R12
+	MOVL          R12, R11
+	SHRL          $0x10, R11
+	SHLQ          $0x06, R11
+	ADDQ          DX, R11
+	MOVQ          R11, R14
+	SHRL          $0x08, R12
+	XORL          R13, R13
+	MOVBQZX       R12, R12
+	TESTL         R12, R12
+	JZ            chosen24
 	VBROADCASTSS  512(AX)(R9*4), Z4
 	VMULPS        (R10), Z4, Z4
 	VSUBPS        3456(AX), Z4, Z6
@@ -1385,15 +1400,6 @@ trials23:
 	VSUBPS        3520(AX), Z4, Z6
 	VMULPS        3776(AX), Z6, Z1
 	VMULPS        Z6, Z1, Z1
-	MOVL          1408(R8)(R9*4), R12
-	MOVL          (CX)(R12*4), R12
-	MOVL          R12, R11
-	SHRL          $0x10, R11
-	SHLQ          $0x06, R11
-	ADDQ          DX, R11
-	MOVQ          R11, R13
-	SHRL          $0x08, R12
-	MOVBQZX       R12, R12
 	VMOVUPS       (R11), Z5
 	VPERMPS       Z0, Z5, Z6
 	VPSRLD        $0x04, Z5, Z7
@@ -1419,11 +1425,11 @@ trials23:
 	VBROADCASTSS  X11, Z11
 	VCMPPS        $0x00, Z11, Z6, K1
 	KMOVW         K1, R11
-	TZCNTL        R11, R12
+	TZCNTL        R11, R13
 
 chosen24:
-	MOVL (R13)(R12*4), R12
-	MOVL R12, 2432(R8)(R9*4)
+	MOVL (R14)(R13*4), R13
+	MOVL R13, 2432(R8)(R9*4)
 	INCQ R9
 	CMPQ R9, SI
 	JB   trials23
@@ -1471,20 +1477,20 @@ more26:
 	VBROADCASTSS  X11, Z11
 	VCMPPS        $0x00, Z11, Z8, K1
 	KMOVW         K1, R11
-	TZCNTL        R11, R12
+	TZCNTL        R11, R13
 	VMOVUPS       Z9, 3968(AX)
-	MOVL          3968(AX)(R12*4), R12
-	LEAL          -1(R11), R14
-	ANDL          R14, R11
+	MOVL          3968(AX)(R13*4), R13
+	LEAL          -1(R11), R12
+	ANDL          R12, R11
 	JZ            chosen24
 
 ties27:
-	TZCNTL  R11, R14
-	MOVL    3968(AX)(R14*4), R14
-	CMPL    R14, R12
-	CMOVLCS R14, R12
-	LEAL    -1(R11), R14
-	ANDL    R14, R11
+	TZCNTL  R11, R12
+	MOVL    3968(AX)(R12*4), R12
+	CMPL    R12, R13
+	CMOVLCS R12, R13
+	LEAL    -1(R11), R12
+	ANDL    R12, R11
 	JNZ     ties27
 	JMP     chosen24
 
@@ -1591,6 +1597,25 @@ cells29:
 	ADDQ         $0x40, BX
 	CMPQ         BX, DX
 	JB           loop28
+	VZEROUPPER
+	RET
+
+// func TrialScalesAVX512(s *float32, highest float32)
+// Requires: AVX, AVX512F
+TEXT ·TrialScalesAVX512(SB), NOSPLIT, $0-12
+	MOVQ         s+0(FP), AX
+	VBROADCASTSS highest+8(FP), Z0
+	VMOVUPS      bits3f800000<>+0(SB), Z1
+	VMOVUPS      4032(AX), Z2
+	VDIVPS       Z0, Z2, Z2
+	VMOVUPS      Z2, 384(AX)
+	VDIVPS       Z2, Z1, Z2
+	VMOVUPS      Z2, 512(AX)
+	VMOVUPS      4096(AX), Z2
+	VDIVPS       Z0, Z2, Z2
+	VMOVUPS      Z2, 448(AX)
+	VDIVPS       Z2, Z1, Z2
+	VMOVUPS      Z2, 576(AX)
 	VZEROUPPER
 	RET
 
@@ -2192,6 +2217,17 @@ loop12:
 	XORQ    R9, R9
 
 trials13:
+	MOVL         1408(R8)(R9*4), R12
+	MOVL         (CX)(R12*4), R12
+	MOVL         R12, R11
+	SHRL         $0x10, R11
+	SHLQ         $0x06, R11
+	ADDQ         DX, R11
+	MOVQ         R11, R14
+	XORL         R13, R13
+	MOVBQZX      R12, R12
+	TESTL        R12, R12
+	JZ           chosen14
 	VBROADCASTSS 512(AX)(R9*4), Y4
 	VMULPS       (R10), Y4, Y4
 	VSUBPS       3456(AX), Y4, Y6
@@ -2206,14 +2242,6 @@ trials13:
 	VSUBPS       3648(AX), Y4, Y6
 	VMULPS       3904(AX), Y6, Y3
 	VMULPS       Y6, Y3, Y3
-	MOVL         1408(R8)(R9*4), R12
-	MOVL         (CX)(R12*4), R12
-	MOVL         R12, R11
-	SHRL         $0x10, R11
-	SHLQ         $0x06, R11
-	ADDQ         DX, R11
-	MOVQ         R11, R13
-	MOVBQZX      R12, R12
 	VMOVUPS      (R11), Y5
 	VPERMPS      Y0, Y5, Y6
 	VPSRLD       $0x04, Y5, Y7
@@ -2249,11 +2277,11 @@ trials13:
 	VBROADCASTSS X11, Y11
 	VCMPPS       $0x00, Y11, Y6, Y12
 	VMOVMSKPS    Y12, R11
-	TZCNTL       R11, R12
+	TZCNTL       R11, R13
 
 chosen14:
-	MOVL (R13)(R12*4), R12
-	MOVL R12, 2432(R8)(R9*4)
+	MOVL (R14)(R13*4), R13
+	MOVL R13, 2432(R8)(R9*4)
 	INCQ R9
 	CMPQ R9, SI
 	JB   trials13
@@ -2311,20 +2339,20 @@ more16:
 	VBROADCASTSS X11, Y11
 	VCMPPS       $0x00, Y11, Y8, Y12
 	VMOVMSKPS    Y12, R11
-	TZCNTL       R11, R12
+	TZCNTL       R11, R13
 	VMOVUPS      Y9, 3968(AX)
-	MOVL         3968(AX)(R12*4), R12
-	LEAL         -1(R11), R14
-	ANDL         R14, R11
+	MOVL         3968(AX)(R13*4), R13
+	LEAL         -1(R11), R12
+	ANDL         R12, R11
 	JZ           chosen14
 
 ties17:
-	TZCNTL  R11, R14
-	MOVL    3968(AX)(R14*4), R14
-	CMPL    R14, R12
-	CMOVLCS R14, R12
-	LEAL    -1(R11), R14
-	ANDL    R14, R11
+	TZCNTL  R11, R12
+	MOVL    3968(AX)(R12*4), R12
+	CMPL    R12, R13
+	CMOVLCS R12, R13
+	LEAL    -1(R11), R12
+	ANDL    R12, R11
 	JNZ     ties17
 	JMP     chosen14
 
@@ -2636,6 +2664,17 @@ loop22:
 	XORQ    R9, R9
 
 trials23:
+	MOVL         1408(R8)(R9*4), R12
+	MOVL         (CX)(R12*4), R12
+	MOVL         R12, R11
+	SHRL         $0x10, R11
+	SHLQ         $0x06, R11
+	ADDQ         DX, R11
+	MOVQ         R11, R14
+	XORL         R13, R13
+	MOVBQZX      R12, R12
+	TESTL        R12, R12
+	JZ           chosen24
 	VBROADCASTSS 512(AX)(R9*4), Y4
 	VMULPS       (R10), Y4, Y4
 	VSUBPS       3456(AX), Y4, Y6
@@ -2650,14 +2689,6 @@ trials23:
 	VSUBPS       3648(AX), Y4, Y6
 	VMULPS       3904(AX), Y6, Y3
 	VMULPS       Y6, Y3, Y3
-	MOVL         1408(R8)(R9*4), R12
-	MOVL         (CX)(R12*4), R12
-	MOVL         R12, R11
-	SHRL         $0x10, R11
-	SHLQ         $0x06, R11
-	ADDQ         DX, R11
-	MOVQ         R11, R13
-	MOVBQZX      R12, R12
 	VMOVUPS      (R11), Y5
 	VPERMPS      Y0, Y5, Y6
 	VPSRLD       $0x04, Y5, Y7
@@ -2681,11 +2712,11 @@ trials23:
 	VBROADCASTSS X11, Y11
 	VCMPPS       $0x00, Y11, Y6, Y12
 	VMOVMSKPS    Y12, R11
-	TZCNTL       R11, R12
+	TZCNTL       R11, R13
 
 chosen24:
-	MOVL (R13)(R12*4), R12
-	MOVL R12, 2432(R8)(R9*4)
+	MOVL (R14)(R13*4), R13
+	MOVL R13, 2432(R8)(R9*4)
 	INCQ R9
 	CMPQ R9, SI
 	JB   trials23
@@ -2731,20 +2762,20 @@ more26:
 	VBROADCASTSS X11, Y11
 	VCMPPS       $0x00, Y11, Y8, Y12
 	VMOVMSKPS    Y12, R11
-	TZCNTL       R11, R12
+	TZCNTL       R11, R13
 	VMOVUPS      Y9, 3968(AX)
-	MOVL         3968(AX)(R12*4), R12
-	LEAL         -1(R11), R14
-	ANDL         R14, R11
+	MOVL         3968(AX)(R13*4), R13
+	LEAL         -1(R11), R12
+	ANDL         R12, R11
 	JZ           chosen24
 
 ties27:
-	TZCNTL  R11, R14
-	MOVL    3968(AX)(R14*4), R14
-	CMPL    R14, R12
-	CMOVLCS R14, R12
-	LEAL    -1(R11), R14
-	ANDL    R14, R11
+	TZCNTL  R11, R12
+	MOVL    3968(AX)(R12*4), R12
+	CMPL    R12, R13
+	CMOVLCS R12, R13
+	LEAL    -1(R11), R12
+	ANDL    R12, R11
 	JNZ     ties27
 	JMP     chosen24
 
@@ -2890,6 +2921,35 @@ cells29:
 	VZEROUPPER
 	RET
 
+// func TrialScalesAVX2(s *float32, highest float32)
+// Requires: AVX
+TEXT ·TrialScalesAVX2(SB), NOSPLIT, $0-12
+	MOVQ         s+0(FP), AX
+	VBROADCASTSS highest+8(FP), Y0
+	VMOVUPS      bits3f800000<>+0(SB), Y1
+	VMOVUPS      4032(AX), Y2
+	VDIVPS       Y0, Y2, Y2
+	VMOVUPS      Y2, 384(AX)
+	VDIVPS       Y2, Y1, Y2
+	VMOVUPS      Y2, 512(AX)
+	VMOVUPS      4064(AX), Y2
+	VDIVPS       Y0, Y2, Y2
+	VMOVUPS      Y2, 416(AX)
+	VDIVPS       Y2, Y1, Y2
+	VMOVUPS      Y2, 544(AX)
+	VMOVUPS      4096(AX), Y2
+	VDIVPS       Y0, Y2, Y2
+	VMOVUPS      Y2, 448(AX)
+	VDIVPS       Y2, Y1, Y2
+	VMOVUPS      Y2, 576(AX)
+	VMOVUPS      4128(AX), Y2
+	VDIVPS       Y0, Y2, Y2
+	VMOVUPS      Y2, 480(AX)
+	VDIVPS       Y2, Y1, Y2
+	VMOVUPS      Y2, 608(AX)
+	VZEROUPPER
+	RET
+
 // func RootsAVX2(dst *float32, src *float32, n int)
 // Requires: AVX
 TEXT ·RootsAVX2(SB), NOSPLIT, $0-24
@@ -2904,5 +2964,89 @@ loop30:
 	ADDQ    $0x20, AX
 	SUBQ    $0x08, DX
 	JNZ     loop30
+	VZEROUPPER
+	RET
+
+// func SplitSigns(magnitude *float32, x *float32, weight *float32, signs *byte, largest *float32, reach *float32, parity int) uint32
+// Requires: AVX, AVX2, BMI, BMI2, POPCNT
+TEXT ·SplitSigns(SB), NOSPLIT, $0-60
+	MOVQ    magnitude+0(FP), AX
+	MOVQ    x+8(FP), CX
+	MOVQ    weight+16(FP), DX
+	MOVQ    signs+24(FP), BX
+	MOVQ    largest+32(FP), SI
+	MOVQ    reach+40(FP), DI
+	MOVQ    parity+48(FP), R8
+	MOVQ    $0x00000020, R9
+	VMOVUPS bits7fffffff<>+0(SB), Y10
+	VMOVUPS ascending<>+0(SB), Y11
+	VXORPS  Y12, Y12, Y12
+	VXORPS  Y13, Y13, Y13
+
+loop:
+	VMOVUPS      (CX), Y0
+	VMOVUPS      (DX), Y1
+	VPMAXUD      Y1, Y13, Y13
+	VCMPPS       $0x11, Y12, Y0, Y2
+	VMOVMSKPS    Y2, R10
+	VANDPS       Y10, Y0, Y0
+	VMOVAPS      Y0, Y3
+	VEXTRACTF128 $0x01, Y3, X4
+	VMAXPS       X4, X3, X3
+	VPSHUFD      $0x4e, X3, X4
+	VMAXPS       X4, X3, X3
+	VPSHUFD      $0xb1, X3, X4
+	VMAXPS       X4, X3, X3
+	VMOVSS       X3, (DI)
+	VMULPS       Y0, Y1, Y1
+	VMULPS       Y0, Y1, Y1
+	VMOVAPS      Y1, Y3
+	VEXTRACTF128 $0x01, Y3, X4
+	VMINPS       X4, X3, X3
+	VPSHUFD      $0x4e, X3, X4
+	VMINPS       X4, X3, X3
+	VPSHUFD      $0xb1, X3, X4
+	VMINPS       X4, X3, X3
+	VBROADCASTSS X3, Y3
+	VCMPPS       $0x00, Y3, Y1, Y3
+	VMOVMSKPS    Y3, R11
+	TZCNTL       R11, R11
+	POPCNTL      R10, R12
+	ANDL         R8, R12
+	VMOVD        R11, X3
+	VPBROADCASTD X3, Y3
+	VPCMPEQD     Y3, Y11, Y3
+	SHLXL        R11, R12, R11
+	XORL         R11, R10
+	MOVB         R10, (BX)
+	SHLL         $0x1f, R12
+	VMOVD        R12, X4
+	VPBROADCASTD X4, Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y4, Y0, Y0
+	VMOVUPS      Y0, (AX)
+	VEXTRACTF128 $0x01, Y0, X4
+	VMAXPS       X4, X0, X0
+	VPSHUFD      $0x4e, X0, X4
+	VMAXPS       X4, X0, X0
+	VPSHUFD      $0xb1, X0, X4
+	VMAXPS       X4, X0, X0
+	VMOVSS       X0, (SI)
+	ADDQ         $0x20, CX
+	ADDQ         $0x20, DX
+	ADDQ         $0x20, AX
+	INCQ         BX
+	ADDQ         $0x04, SI
+	ADDQ         $0x04, DI
+	DECQ         R9
+	JNZ          loop
+	VEXTRACTF128 $0x01, Y13, X4
+	VPMAXUD      X4, X13, X13
+	VPSHUFD      $0x4e, X13, X4
+	VPMAXUD      X4, X13, X13
+	VPSHUFD      $0xb1, X13, X4
+	VPMAXUD      X4, X13, X13
+	VMOVD        X13, R10
+	MOVL         R10, ret+56(FP)
 	VZEROUPPER
 	RET

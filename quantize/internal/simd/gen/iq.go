@@ -11,6 +11,8 @@ func iq() {
 			g.latticeNearest(kind)
 			g.latticeSum(kind)
 		}
+		g.latticeScales()
 		g.roots()
 	}
+	splitSigns()
 }

@@ -32,18 +32,19 @@ var latticeKinds = []latticeKind{
 
 // The fields of the kernels' state, in the order of the Go struct, in bytes.
 const (
-	latValue     = 0
-	latNear      = latValue + 128
-	latWeight    = latNear + 128
-	latInverse   = latWeight + 128
-	latScale     = latInverse + 128
-	latSumQX     = latScale + 128
-	latSumQ2     = latSumQX + 128
-	latQ         = latSumQ2 + 128
-	latKeys      = latQ + 8*64
-	latChosen    = latKeys + 8*128
-	latSpread    = latChosen + 8*128
-	latPositions = latSpread + 2*4*64
+	latValue      = 0
+	latNear       = latValue + 128
+	latWeight     = latNear + 128
+	latInverse    = latWeight + 128
+	latScale      = latInverse + 128
+	latSumQX      = latScale + 128
+	latSumQ2      = latSumQX + 128
+	latQ          = latSumQ2 + 128
+	latKeys       = latQ + 8*64
+	latChosen     = latKeys + 8*128
+	latSpread     = latChosen + 8*128
+	latPositions  = latSpread + 2*4*64
+	latNumerators = latPositions + 64
 )
 
 func bitsOf(f float32) uint32 { return math.Float32bits(f) }
@@ -124,13 +125,15 @@ func (g *gen) latticeNearest(kind latticeKind) {
 	}
 	XORQ(t, t)
 	Label(inner)
-	// What each coordinate would lose.
-	VBROADCASTSS(Mem{Base: s, Disp: latScale, Index: t, Scale: 4}, v(scaled))
-	VMULPS(Mem{Base: q}, v(scaled), v(scaled))
-	for r := range registers {
-		VSUBPS(Mem{Base: s, Disp: latSpread + r*64}, v(scaled), v(acc))
-		VMULPS(Mem{Base: s, Disp: latSpread + (4+r)*64}, v(acc), v(table+r))
-		VMULPS(v(acc), v(table+r), v(table+r))
+	// losses sets the tables to what each coordinate would lose.
+	losses := func() {
+		VBROADCASTSS(Mem{Base: s, Disp: latScale, Index: t, Scale: 4}, v(scaled))
+		VMULPS(Mem{Base: q}, v(scaled), v(scaled))
+		for r := range registers {
+			VSUBPS(Mem{Base: s, Disp: latSpread + r*64}, v(scaled), v(acc))
+			VMULPS(Mem{Base: s, Disp: latSpread + (4+r)*64}, v(acc), v(table+r))
+			VMULPS(v(acc), v(table+r), v(table+r))
+		}
 	}
 	// sum adds up what the candidates at p lose.
 	p := GP64()
@@ -143,7 +146,7 @@ func (g *gen) latticeNearest(kind latticeKind) {
 			VADDPS(v(place), v(acc), v(acc))
 		}
 	}
-	key, chunks := GP64(), GP64()
+	key, chunks, lane := GP64(), GP64(), GP64()
 	MOVL(Mem{Base: cell, Disp: latKeys, Index: t, Scale: 4}, key.As32())
 	MOVL(Mem{Base: entries, Index: key, Scale: 4}, key.As32())
 	MOVL(key.As32(), p.As32())
@@ -155,9 +158,14 @@ func (g *gen) latticeNearest(kind latticeKind) {
 	if g.wide() {
 		SHRL(Imm(8), key.As32())
 	}
+	// A cell on a point stays there.
+	XORL(lane.As32(), lane.As32())
 	MOVBQZX(key.As8(), chunks)
+	TESTL(chunks.As32(), chunks.As32())
+	JZ(LabelRef(chosen))
+	losses()
 	sum()
-	lanes, lane := GP64(), GP64()
+	lanes := GP64()
 	// leastOf sets lanes to those of register i that hold the least.
 	leastOf := func(i int) {
 		VMOVAPS(v(i), v(least))
@@ -268,6 +276,107 @@ func (g *gen) latticeSum(kind latticeKind) {
 	CMPQ(t, trials)
 	JB(LabelRef(loop))
 	g.end()
+}
+
+// latticeScales divides the numerators of the trials by what the highest level
+// is mapped to.
+func (g *gen) latticeScales() {
+	g.begin("TrialScales", "func(s *float32, highest float32)", "sets the inverse scales and the scales of 32 trials.")
+	s := Load(Param("s"), GP64())
+	v := g.v
+	arg, err := Param("highest").Resolve()
+	if err != nil {
+		panic(err)
+	}
+	VBROADCASTSS(arg.Addr, v(0))
+	VMOVUPS(constant(one), v(1))
+	for i := range 32 / g.lanes {
+		VMOVUPS(Mem{Base: s, Disp: latNumerators + i*g.vector()}, v(2))
+		VDIVPS(v(0), v(2), v(2))
+		VMOVUPS(v(2), Mem{Base: s, Disp: latInverse + i*g.vector()})
+		VDIVPS(v(2), v(1), v(2))
+		VMOVUPS(v(2), Mem{Base: s, Disp: latScale + i*g.vector()})
+	}
+	g.end()
+}
+
+// splitSigns writes the kernel that takes the signs off a super-block, 32 times
+// eight weights. It needs no more than AVX2.
+func splitSigns() {
+	TEXT("SplitSigns", NOSPLIT, "func(magnitude, x, weight *float32, signs *byte, largest, reach *float32, parity int) uint32")
+	Pragma("noescape")
+	Doc("SplitSigns sets magnitudes and signs of 256 weights, and the largest magnitude of every eight before (reach) and after parity.",
+		"With parity 1 an odd number of minuses among eight is made even: the weight that loses least keeps its sign in its magnitude.",
+		"It returns the largest weight's bits.")
+	magnitudes, from, weight := Load(Param("magnitude"), GP64()), Load(Param("x"), GP64()), Load(Param("weight"), GP64())
+	signs, largest, reach := Load(Param("signs"), GP64()), Load(Param("largest"), GP64()), Load(Param("reach"), GP64())
+	parity := GP64()
+	Load(Param("parity"), parity)
+	left := GP64()
+	MOVQ(U32(32), left)
+	VMOVUPS(constant(magnitude), y(10))
+	VMOVUPS(ascending(), y(11))
+	VXORPS(y(12), y(12), y(12))
+	VXORPS(y(13), y(13), y(13)) // largest bits of weights
+	fold := func(i, t int, op func(a, b, c Op)) {
+		VEXTRACTF128(Imm(1), y(i), x(t))
+		op(x(t), x(i), x(i))
+		VPSHUFD(Imm(0x4e), x(i), x(t))
+		op(x(t), x(i), x(i))
+		VPSHUFD(Imm(0xb1), x(i), x(t))
+		op(x(t), x(i), x(i))
+	}
+	least := func(a, b, c Op) { VMINPS(a, b, c) }
+	most := func(a, b, c Op) { VMAXPS(a, b, c) }
+	minus, at, odd := GP64(), GP64(), GP64()
+	Label("loop")
+	VMOVUPS(Mem{Base: from}, y(0))
+	VMOVUPS(Mem{Base: weight}, y(1))
+	VPMAXUD(y(1), y(13), y(13))
+	VCMPPS(Imm(17), y(12), y(0), y(2))
+	VMOVMSKPS(y(2), minus.As32())
+	VANDPS(y(10), y(0), y(0))
+	VMOVAPS(y(0), y(3))
+	fold(3, 4, most)
+	VMOVSS(x(3), Mem{Base: reach})
+	// The weight that loses least, the first of equals.
+	VMULPS(y(0), y(1), y(1))
+	VMULPS(y(0), y(1), y(1))
+	VMOVAPS(y(1), y(3))
+	fold(3, 4, least)
+	VBROADCASTSS(x(3), y(3))
+	VCMPPS(Imm(0), y(3), y(1), y(3))
+	VMOVMSKPS(y(3), at.As32())
+	TZCNTL(at.As32(), at.As32())
+	POPCNTL(minus.As32(), odd.As32())
+	ANDL(parity.As32(), odd.As32())
+	VMOVD(at.As32(), x(3))
+	VPBROADCASTD(x(3), y(3))
+	VPCMPEQD(y(3), y(11), y(3))
+	SHLXL(at.As32(), odd.As32(), at.As32())
+	XORL(at.As32(), minus.As32())
+	MOVB(minus.As8(), Mem{Base: signs})
+	SHLL(Imm(31), odd.As32())
+	VMOVD(odd.As32(), x(4))
+	VPBROADCASTD(x(4), y(4))
+	VPAND(y(3), y(4), y(4))
+	VPXOR(y(4), y(0), y(0))
+	VMOVUPS(y(0), Mem{Base: magnitudes})
+	fold(0, 4, most)
+	VMOVSS(x(0), Mem{Base: largest})
+	ADDQ(Imm(32), from)
+	ADDQ(Imm(32), weight)
+	ADDQ(Imm(32), magnitudes)
+	INCQ(signs)
+	ADDQ(Imm(4), largest)
+	ADDQ(Imm(4), reach)
+	DECQ(left)
+	JNZ(LabelRef("loop"))
+	fold(13, 4, func(a, b, c Op) { VPMAXUD(a, b, c) })
+	VMOVD(x(13), minus.As32())
+	Store(minus.As32(), ReturnIndex(0))
+	VZEROUPPER()
+	RET()
 }
 
 // roots writes a kernel of square roots.
