@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"unsafe"
 
 	"github.com/modelpipe/modelpipe/gguf"
 	"github.com/modelpipe/modelpipe/quantize"
@@ -23,6 +24,9 @@ var exponents = map[gguf.Type]lanes{
 	gguf.BF16: {0x7f80_7f80_7f80_7f80, 0x0080_0080_0080_0080, 0x8000_8000_8000_8000, 2},
 }
 
+// scanBlock is how many bytes are scanned before it is asked what was found.
+const scanBlock = 32 * scanStep
+
 // firstNonfinite returns the number of the first element of p, stored as
 // type t, that is a NaN or an infinity, or -1. Types other than F32, F16,
 // BF16 and MXFP4 are taken to be finite.
@@ -40,6 +44,8 @@ func firstNonfinite(t gguf.Type, p []byte) int64 {
 		return -1
 	}
 	i := 0
+	for ; scan != nil && i+scanBlock <= len(p) && !scan(p[i:i+scanBlock], l); i += scanBlock {
+	}
 	for ; i+64 <= len(p); i += 64 {
 		q := p[i : i+64 : i+64]
 		acc := binary.LittleEndian.Uint64(q)&l.mask + l.one
@@ -66,24 +72,14 @@ func firstNonfinite(t gguf.Type, p []byte) int64 {
 
 // firstNonfiniteValue is firstNonfinite for values that are not encoded.
 func firstNonfiniteValue(v []float32) int64 {
-	const mask, one = 0x7f800000, 0x00800000
 	i := 0
-	for ; i+8 <= len(v); i += 8 {
-		q := v[i : i+8 : i+8]
-		acc := math.Float32bits(q[0])&mask + one
-		acc |= math.Float32bits(q[1])&mask + one
-		acc |= math.Float32bits(q[2])&mask + one
-		acc |= math.Float32bits(q[3])&mask + one
-		acc |= math.Float32bits(q[4])&mask + one
-		acc |= math.Float32bits(q[5])&mask + one
-		acc |= math.Float32bits(q[6])&mask + one
-		acc |= math.Float32bits(q[7])&mask + one
-		if acc>>31 != 0 {
+	for l := exponents[gguf.F32]; scan != nil && i+scanBlock/4 <= len(v); i += scanBlock / 4 {
+		if scan(unsafe.Slice((*byte)(unsafe.Pointer(&v[i])), scanBlock), l) {
 			break
 		}
 	}
 	for ; i < len(v); i++ {
-		if (math.Float32bits(v[i])&mask+one)>>31 != 0 {
+		if math.Float32bits(v[i])&0x7f800000 == 0x7f800000 {
 			return int64(i)
 		}
 	}

@@ -355,6 +355,38 @@ func TestAllowNonfinite(t *testing.T) {
 	}
 }
 
+// TestScanFindsOne puts one element that is not finite anywhere in rows of
+// any length, where plain Go and the processor's instructions take turns.
+func TestScanFindsOne(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(18, 19))
+	for typ, l := range exponents {
+		for range 300 {
+			n := 1 + rnd.IntN(3*scanBlock/l.bytes)
+			p, at := make([]byte, n*l.bytes), rnd.IntN(n)
+			for i := range p {
+				p[i] = byte(rnd.Uint32()) & 0xbb // no exponent of all ones
+			}
+			if got := firstNonfinite(typ, p); got != -1 {
+				t.Fatalf("%s: element %d of %d finite ones", typ, got, n)
+			}
+			for i := range l.bytes {
+				p[at*l.bytes+i] |= byte(l.mask >> (8 * i))
+			}
+			if got := firstNonfinite(typ, p); got != int64(at) {
+				t.Fatalf("%s: element %d of %d: want %d", typ, got, n, at)
+			}
+			if typ == gguf.F32 {
+				v := make([]float32, n)
+				codec, _ := quantize.Definition(gguf.F32)
+				codec.Decode(v, p)
+				if got := firstNonfiniteValue(v); got != int64(at) {
+					t.Fatalf("value %d of %d: want %d", got, n, at)
+				}
+			}
+		}
+	}
+}
+
 func TestFirstNonfinite(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(8, 9))
 	for typ, l := range exponents {
