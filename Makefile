@@ -5,7 +5,7 @@ GO    ?= go
 BIN   := bin/modelpipe
 MODEL := testdata/stories260K
 
-.PHONY: all build run test test-large bench race fuzz lint generate ci clean
+.PHONY: all build run test test-large bench ratios race fuzz lint generate ci clean
 
 all: build
 
@@ -35,6 +35,11 @@ bench: build
 	bench/peer.sh $(PEER)
 	python3 bench/codecs.py $(BIN) $(PEER)/build/bin/libggml-base.so
 	$(PEER)/venv/bin/python bench/runs.py $(BIN) $(PEER) $(BENCH_MODEL) $(BENCH_TYPES)
+
+# Fails where a fast codec has lost half of its recorded lead over the plain
+# one; `bench/ratios.sh --record` records anew.
+ratios:
+	bench/ratios.sh
 
 race:
 	$(GO) test -race -short ./gguf/... ./safetensors/... ./hub/... ./convert/...

@@ -24,10 +24,10 @@ func benchRows() (rows, importance []float32) {
 func forEachBenchmark(b *testing.B, f func(b *testing.B, c Codec)) {
 	for _, typ := range registered() {
 		definition, _ := Definition(typ)
-		b.Run(typ.String()+"/plain", func(b *testing.B) { f(b, definition) })
+		b.Run("type="+typ.String()+"/codec=plain", func(b *testing.B) { f(b, definition) })
 		for _, set := range instructionSets {
 			if _, ok := set.codecs[typ]; ok {
-				b.Run(typ.String()+"/"+set.name, func(b *testing.B) { f(b, set.apply(definition)) })
+				b.Run("type="+typ.String()+"/codec="+set.name, func(b *testing.B) { f(b, set.apply(definition)) })
 			}
 		}
 	}
