@@ -439,7 +439,7 @@ func TestConvertErrors(t *testing.T) {
 		{[]string{filepath.Join(dir, "none")}, exitFailed, "no such file or directory"},
 		{[]string{dir}, exitFailed, "config.json is not there: the source is not a model in Hugging Face's layout"},
 		{[]string{filepath.Join(dir, "x.txt")}, exitUsage, "want a model folder, hf://org/name or a .gguf file"},
-		{[]string{stories, "--type", "q9"}, exitFailed, "q9"},
+		{[]string{stories, "--type", "q9"}, exitUsage, "--type q9: want auto, a tensor type or one of F32"},
 		{[]string{stories, "--threads", "-1"}, exitUsage, "--threads -1: want a number of workers"},
 		{[]string{stories, "--split-max-size", "many"}, exitUsage, "--split-max-size many: want a size as in 500M, 5G or 2GiB"},
 		{[]string{stories, "-o", dir}, exitUsage, "is a folder: want the path of the file"},
