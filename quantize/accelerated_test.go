@@ -6,34 +6,48 @@ import (
 	"math"
 	"math/rand/v2"
 	"testing"
+
+	"github.com/modelpipe/modelpipe/gguf"
 )
 
-// forEachAccelerated runs f for every faster codec and the definition that it
-// must equal.
-func forEachAccelerated(t *testing.T, f func(t *testing.T, name string, fast, definition Codec)) {
+// forEachAccelerated runs f for every type with faster codecs: its definition,
+// and the codecs by instruction set, which must equal it.
+func forEachAccelerated(f func(definition Codec, fast map[string]Codec)) {
 	for _, typ := range registered() {
-		definition, _ := Definition(typ)
-		for _, set := range instructionSets {
-			if _, ok := set.codecs[typ]; ok {
-				f(t, typ.String()+" "+set.name, set.apply(definition), definition)
-			}
+		if definition, fast := withAccelerated(typ); len(fast) > 0 {
+			f(definition, fast)
 		}
 	}
 }
 
-// compareEncoders encodes rows with both and reports the first difference.
-func compareEncoders(t *testing.T, what string, fast, definition Codec, rows []float32, cols int, importance []float32) {
-	t.Helper()
-	size := int64(len(rows)) / definition.Type.BlockElements() * definition.Type.BlockBytes()
-	got, want := make([]byte, size), make([]byte, size)
-	for i := range got {
-		got[i] = 0xa5 // every byte must be written
+func withAccelerated(typ gguf.Type) (definition Codec, fast map[string]Codec) {
+	definition, _ = Definition(typ)
+	fast = map[string]Codec{}
+	for _, set := range instructionSets {
+		if _, ok := set.codecs[typ]; ok {
+			fast[set.name] = set.apply(definition)
+		}
 	}
-	fast.Encode(got, rows, cols, importance)
+	return definition, fast
+}
+
+// compareEncoders encodes rows with the definition and with each of the faster
+// codecs, and reports the first difference of each.
+func compareEncoders(t *testing.T, what string, definition Codec, fast map[string]Codec, rows []float32, cols int, importance []float32) {
+	t.Helper()
+	blockBytes := definition.Type.BlockBytes()
+	size := int64(len(rows)) / definition.Type.BlockElements() * blockBytes
+	got, want := make([]byte, size), make([]byte, size)
 	definition.Encode(want, rows, cols, importance)
-	if at := firstDifference(got, want); at >= 0 {
-		block := int64(at) / definition.Type.BlockBytes()
-		t.Errorf("%s: byte %d of block %d is %#x, want %#x", what, int64(at)%definition.Type.BlockBytes(), block, got[at], want[at])
+	for name, c := range fast {
+		for i := range got {
+			got[i] = 0xa5 // every byte must be written
+		}
+		c.Encode(got, rows, cols, importance)
+		if at := firstDifference(got, want); at >= 0 {
+			t.Errorf("%s with %s, %s: byte %d of block %d is %#x, want %#x", definition.Type, name, what,
+				int64(at)%blockBytes, int64(at)/blockBytes, got[at], want[at])
+		}
 	}
 }
 
@@ -41,18 +55,17 @@ func compareEncoders(t *testing.T, what string, fast, definition Codec, rows []f
 // kinds of rows, those with NaNs included, as long rows and as short ones.
 func TestAcceleratedRows(t *testing.T) {
 	weights := importances()
-	forEachAccelerated(t, func(t *testing.T, name string, fast, definition Codec) {
+	forEachAccelerated(func(definition Codec, fast map[string]Codec) {
 		for _, kind := range rowKinds {
 			rows := kind.rows()
-			for importanceName, importance := range weights {
-				if importance == nil && definition.NeedsImportance {
-					continue
-				}
-				what := fmt.Sprintf("%s: %s rows, %s importance", name, kind.name, importanceName)
-				if importance == nil || importanceName == "usual" {
-					compareEncoders(t, what, fast, definition, rows[:3*rowCols], rowCols, importance)
-				} else {
-					compareEncoders(t, what, fast, definition, rows[3*rowCols:][:768], 256, importance[:256])
+			for name, importance := range weights {
+				what := fmt.Sprintf("%s rows, %s importance", kind.name, name)
+				switch {
+				case importance == nil && definition.NeedsImportance:
+				case importance == nil || name == "usual":
+					compareEncoders(t, what, definition, fast, rows[:3*rowCols], rowCols, importance)
+				default:
+					compareEncoders(t, what, definition, fast, rows[3*rowCols:][:512], 256, importance[:256])
 				}
 			}
 		}
@@ -63,30 +76,36 @@ func TestAcceleratedRows(t *testing.T) {
 // random bytes.
 func TestAcceleratedDecoders(t *testing.T) {
 	r := seeded("decoders")
-	forEachAccelerated(t, func(t *testing.T, name string, fast, definition Codec) {
+	forEachAccelerated(func(definition Codec, fast map[string]Codec) {
 		for _, blocks := range []int64{1, 2, 3, 5, 64, 67, 130} {
 			src := make([]byte, blocks*definition.Type.BlockBytes())
 			for i := range src {
 				src[i] = byte(r.Uint32())
 			}
-			compareDecoders(t, name, fast, definition, src)
+			compareDecoders(t, definition, fast, src)
 		}
-		var none []float32
-		fast.Decode(none, nil)
-		fast.Encode(nil, none, int(definition.Type.BlockElements()), nil)
+		for _, c := range fast {
+			c.Decode(nil, nil)
+			c.Encode(nil, nil, int(definition.Type.BlockElements()), nil)
+		}
 	})
 }
 
-func compareDecoders(t *testing.T, name string, fast, definition Codec, src []byte) {
+// compareDecoders decodes src with the definition and with each of the faster
+// codecs, and reports the first difference of each.
+func compareDecoders(t *testing.T, definition Codec, fast map[string]Codec, src []byte) {
 	t.Helper()
 	n := int64(len(src)) / definition.Type.BlockBytes() * definition.Type.BlockElements()
 	got, want := make([]float32, n), make([]float32, n)
-	fast.Decode(got, src)
 	definition.Decode(want, src)
-	for i := range want {
-		if math.Float32bits(got[i]) != math.Float32bits(want[i]) {
-			t.Fatalf("%s: weight %d of %d is %v (%#x), want %v (%#x)", name, i, n,
-				got[i], math.Float32bits(got[i]), want[i], math.Float32bits(want[i]))
+	for name, c := range fast {
+		c.Decode(got, src)
+		for i := range want {
+			if math.Float32bits(got[i]) != math.Float32bits(want[i]) {
+				t.Errorf("%s with %s: weight %d of %d is %v (%#x), want %v (%#x)", definition.Type, name, i, n,
+					got[i], math.Float32bits(got[i]), want[i], math.Float32bits(want[i]))
+				break
+			}
 		}
 	}
 }
@@ -101,7 +120,7 @@ func FuzzEncode(f *testing.F) {
 	}
 	types := registered()
 	f.Fuzz(func(t *testing.T, seed uint64, typ, shape uint8, patterns []byte) {
-		definition, _ := Definition(types[int(typ)%len(types)])
+		definition, fast := withAccelerated(types[int(typ)%len(types)])
 		r := rand.New(rand.NewPCG(seed, uint64(shape)))
 		const cols = 256
 		rows, importance := make([]float32, 3*cols), make([]float32, cols)
@@ -121,18 +140,14 @@ func FuzzEncode(f *testing.F) {
 		if shape&8 == 0 && !definition.NeedsImportance {
 			importance = nil
 		}
-		for _, set := range instructionSets {
-			if _, ok := set.codecs[definition.Type]; ok {
-				compareEncoders(t, definition.Type.String()+" "+set.name, set.apply(definition), definition, rows, cols, importance)
-			}
-		}
+		compareEncoders(t, "fuzzed rows", definition, fast, rows, cols, importance)
 	})
 }
 
 // TestEveryHalf runs the conversions over every binary16 and bfloat16, and over
 // the float32 around each of them.
 func TestEveryHalf(t *testing.T) {
-	forEachAccelerated(t, func(t *testing.T, name string, fast, definition Codec) {
+	forEachAccelerated(func(definition Codec, fast map[string]Codec) {
 		if definition.Type.BlockBytes() != 2 {
 			return
 		}
@@ -140,7 +155,7 @@ func TestEveryHalf(t *testing.T) {
 		for i := range 1 << 16 {
 			binary.LittleEndian.PutUint16(src[2*i:], uint16(i))
 		}
-		compareDecoders(t, name, fast, definition, src)
+		compareDecoders(t, definition, fast, src)
 		values := make([]float32, 1<<16)
 		definition.Decode(values, src)
 		var around []float32
@@ -153,6 +168,6 @@ func TestEveryHalf(t *testing.T) {
 			}
 		}
 		around = append(around, values[:13]...)
-		compareEncoders(t, name, fast, definition, around, len(around), nil)
+		compareEncoders(t, "numbers around its own", definition, fast, around, len(around), nil)
 	})
 }
