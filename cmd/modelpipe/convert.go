@@ -204,7 +204,7 @@ type convertJSON struct {
 	Seconds      float64          `json:"seconds"`
 	MBPerSecond  float64          `json:"mb_per_second"` // of output
 	Stages       stagesJSON       `json:"stages"`
-	Bound        string           `json:"bound"` // what took the most time: source, cpu or output
+	Bound        string           `json:"bound"` // what took the most time: network, disk or cpu
 	Threads      int              `json:"threads"`
 	BytesRead    int64            `json:"bytes_read"`             // of the source's tensors
 	NetworkRead  int64            `json:"network_read,omitempty"` // bytes
@@ -244,7 +244,14 @@ func (a *app) report(s *source, c *conversion, p *convert.Plan, outputs []conver
 		v.Size += r.Size
 		v.BytesRead += r.Stats.BytesRead
 		v.Threads = max(v.Threads, r.Stats.Threads)
-		v.Bound = r.Stats.Bound
+		switch bound := r.Stats.Bound; {
+		case bound == "source" && s.bytesRead != nil:
+			v.Bound = "network"
+		case bound == "cpu":
+			v.Bound = "cpu"
+		default:
+			v.Bound = "disk"
+		}
 		v.Stages.Read += r.Stats.Read.Seconds()
 		v.Stages.Convert += r.Stats.Convert.Seconds()
 		v.Stages.Hash += r.Stats.Hash.Seconds()

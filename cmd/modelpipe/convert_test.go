@@ -333,6 +333,24 @@ func TestKilled(t *testing.T) {
 	}
 }
 
+// TestFileTooLarge has the system refuse the file's size, as a quota does.
+func TestFileTooLarge(t *testing.T) {
+	shell, err := exec.LookPath("bash")
+	if err != nil {
+		t.Skip(err)
+	}
+	out := filepath.Join(t.TempDir(), "o.gguf")
+	c := exec.Command(shell, "-c", `ulimit -f 1000; exec "$@"`, "bash", os.Args[0], "convert", makeModel(t, 1), "-o", out)
+	c.Env = append(os.Environ(), asCommand+"=1")
+	output, err := c.CombinedOutput()
+	if err == nil || !strings.Contains(string(output), "write output: ") || !strings.Contains(string(output), "file too large") {
+		t.Errorf("%v: %s", err, output)
+	}
+	if l := listDir(t, filepath.Dir(out)); l != "" {
+		t.Errorf("left %s", l)
+	}
+}
+
 func TestInterrupted(t *testing.T) {
 	dir := makeModel(t, 4)
 	out := filepath.Join(t.TempDir(), "o.gguf")
