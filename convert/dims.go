@@ -20,9 +20,12 @@ type Dim struct {
 	Calc func(m *Model) (int64, error)
 }
 
-// maxDim bounds every dimension and count: what a config asks for is not
-// believed beyond it.
-const maxDim = 1 << 31
+// maxDim bounds every dimension and count, and maxLayers the number of blocks:
+// what a config asks for is not believed beyond them.
+const (
+	maxDim    = 1 << 31
+	maxLayers = 1 << 16
+)
 
 // dims are the names every architecture can use; an Architecture's own Dims
 // come before them.
@@ -58,7 +61,7 @@ func (m *Model) dim(name string, bid int) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if n <= 0 || n > maxDim {
+	if n <= 0 || n > maxDim || name == "layers" && n > maxLayers {
 		return 0, fmt.Errorf("config.json: %s: %d is out of range", m.dimLabel(name), n)
 	}
 	return n, nil

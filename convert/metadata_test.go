@@ -79,3 +79,15 @@ func TestGeneralMetadata(t *testing.T) {
 		}
 	}
 }
+
+// FuzzParseID takes any name apart without a panic.
+func FuzzParseID(f *testing.F) {
+	for _, id := range []string{"org/Base-7B-Instruct-v0.2", "bloom-7b1", "x-\u212a", "-", "a-\xff7k", "./7B", "é-8x7b", "a-7b1k"} {
+		f.Add(id, int64(7e9))
+	}
+	f.Fuzz(func(t *testing.T, id string, total int64) {
+		p := parseID(id, total)
+		title(p.name)
+		title(p.organization)
+	})
+}

@@ -33,8 +33,34 @@ type Options struct {
 // maxSmallFile bounds config.json and the other files that are read whole.
 const maxSmallFile = 64 << 20
 
+// smallFiles is a source that remembers what readFile read of it: conditions of
+// the table may ask for the same file often, and each time is a request where
+// the source is remote.
+type smallFiles struct {
+	fs.FS
+	read map[string]smallFile
+}
+
+type smallFile struct {
+	data []byte
+	err  error
+}
+
 // readFile reads a small file of the source; it returns fs.ErrNotExist as it is.
 func readFile(source fs.FS, name string) ([]byte, error) {
+	s, ok := source.(smallFiles)
+	if !ok {
+		return readWhole(source, name)
+	}
+	f, ok := s.read[name]
+	if !ok {
+		f.data, f.err = readWhole(s.FS, name)
+		s.read[name] = f
+	}
+	return f.data, f.err
+}
+
+func readWhole(source fs.FS, name string) ([]byte, error) {
 	f, err := source.Open(name)
 	if err != nil {
 		return nil, err
@@ -94,7 +120,7 @@ func newModel(config []byte, source fs.FS) (*Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Model{Config: c, Class: class, arch: arch, rope: rope, source: source}, nil
+	return &Model{Config: c, Class: class, arch: arch, rope: rope, source: smallFiles{source, map[string]smallFile{}}}, nil
 }
 
 // plan makes the plan for a checkpoint.

@@ -52,6 +52,8 @@ func TestBadModels(t *testing.T) {
 			want: "config.json: hidden_size: want a whole number, got 63.5"},
 		{name: "absurd layers", golden: "qwen3", config: map[string]any{"num_hidden_layers": wide},
 			want: "plan qwen3: config.json: num_hidden_layers: 1099511627776 is out of range"},
+		{name: "too many layers", golden: "deepseek2", config: map[string]any{"num_hidden_layers": 2_000_000_000},
+			want: "plan deepseek2: config.json: num_hidden_layers: 2000000000 is out of range"},
 		{name: "negative heads", golden: "qwen3", config: map[string]any{"num_attention_heads": -4},
 			want: "num_attention_heads: -4 is out of range"},
 		{name: "wrong shape", golden: "qwen3", config: map[string]any{"head_dim": 30},
