@@ -2,7 +2,6 @@ package convert
 
 import (
 	"fmt"
-	"io/fs"
 	"maps"
 	"slices"
 	"strings"
@@ -149,7 +148,7 @@ type Model struct {
 
 	arch     *Architecture
 	rope     Rope
-	source   fs.FS
+	source   smallFiles
 	options  Options
 	prefixed bool // the checkpoint has one of the row's prefixes
 	vocab    *tokenizer.Vocabulary

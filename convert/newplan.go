@@ -176,7 +176,7 @@ func (m *Model) readVocabulary(o Options) error {
 	if size > tokenizer.MaxTokens {
 		return fmt.Errorf("config.json: %s: %d is out of range", m.dimLabel("vocab"), size)
 	}
-	files, err := tokenizer.Load(m.source)
+	files, err := tokenizer.Load(m.source.FS)
 	if err != nil {
 		return err
 	}
