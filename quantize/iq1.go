@@ -22,8 +22,8 @@ import (
 )
 
 func init() {
-	register(Codec{Type: gguf.IQ1_S, Encode: encodeIQ1_S, Decode: decodeIQ1_S, NeedsImportance: true})
-	register(Codec{Type: gguf.IQ1_M, Encode: encodeIQ1_M, Decode: decodeIQ1_M})
+	register(Codec{Type: gguf.IQ1_S, Encode: typeIQ1_S.encode, Decode: decodeIQ1_S, NeedsImportance: true})
+	register(Codec{Type: gguf.IQ1_M, Encode: typeIQ1_M.encode, Decode: decodeIQ1_M})
 }
 
 const (
@@ -44,23 +44,31 @@ const (
 
 // ternary is a group of 16 or 32 weights on its way.
 type ternary struct {
-	size   int
-	weight [32]float32
-	order  [32]uint8 // of the weights by value, equal ones as they stand
-	levels [32]int8  // coordinates: 0, 1, 2
+	x, weight []float32 // weight of the error
+	order     [32]uint8 // of the weights by value, equal ones as they stand
+	levels    [32]int8  // coordinates: 0, 1, 2
+
+	// What was found. A group that is not fitted has the scale 0.
+	fitted bool
 	points [4]int
+	move   int
+	scale  float32
 }
 
-// load sorts a group; it returns the largest magnitude.
-func (g *ternary) load(x []float32) float32 {
-	g.size = len(x)
-	largest := absolute(x[0])
-	for i, v := range x {
+// begin takes the values of a group.
+func (g *ternary) begin(x, weight []float32) {
+	*g = ternary{x: x, weight: weight}
+}
+
+// sort orders a group; it returns the largest magnitude.
+func (g *ternary) sort() float32 {
+	largest := absolute(g.x[0])
+	for i, v := range g.x {
 		if a := absolute(v); !(largest > a) {
 			largest = a
 		}
 		j := i
-		for ; j > 0 && v < x[g.order[j-1]]; j-- {
+		for ; j > 0 && v < g.x[g.order[j-1]]; j-- {
 			g.order[j] = g.order[j-1]
 		}
 		g.order[j] = uint8(i)
@@ -72,7 +80,7 @@ func (g *ternary) load(x []float32) float32 {
 // 1 to those before high, 2 to the others; reversed where the scale is
 // negative.
 func (g *ternary) split(low, high int, reversed bool) {
-	for j, i := range g.order[:g.size] {
+	for j, i := range g.order[:len(g.x)] {
 		level := int8(2)
 		if j < low {
 			level = 0
@@ -87,35 +95,38 @@ func (g *ternary) split(low, high int, reversed bool) {
 }
 
 // settle takes each cell to a point of the lattice; values are those of its
-// coordinates. Where a cell was moved it returns the scale that fits best now.
-func (g *ternary) settle(l *lattice, x []float32, values func(cell int) *[3]float32, scale float32) float32 {
+// coordinates. Where a cell was moved it sets the scale that fits best now.
+func (g *ternary) settle(l *lattice, values func(move, cell int) *[3]float32) {
 	moved := false
-	for k := range g.size / 8 {
-		i, on := g.nearest(l, x[8*k:][:8], k, values(k), scale)
+	for k := range len(g.x) / 8 {
+		i, on := g.nearest(l, k, values(g.move, k))
 		g.points[k] = i
 		moved = moved || !on
 	}
-	if !moved {
-		return scale
+	if moved {
+		g.refit(l, values)
 	}
+}
+
+// refit sets the scale that fits the points best.
+func (g *ternary) refit(l *lattice, values func(move, cell int) *[3]float32) {
 	var sumqx, sumq2 float32
-	for k := range g.size / 8 {
-		table := values(k)
+	for k := range len(g.x) / 8 {
+		table, x, weight := values(g.move, k), g.x[8*k:][:8], g.weight[8*k:][:8]
 		for i, c := range l.points[g.points[k]] {
-			w, q := g.weight[8*k+i], table[c]
-			sumqx += float32(float32(w*q) * x[8*k+i])
+			w, q := weight[i], table[c]
+			sumqx += float32(float32(w*q) * x[i])
 			sumq2 += float32(float32(w*q) * q)
 		}
 	}
 	if sumqx > 0 && sumq2 > 0 {
-		return sumqx / sumq2
+		g.scale = sumqx / sumq2
 	}
-	return scale
 }
 
 // nearest returns the point of a cell and whether the cell was on it
 // (iq1_find_best_neighbour2).
-func (g *ternary) nearest(l *lattice, x []float32, k int, values *[3]float32, scale float32) (int, bool) {
+func (g *ternary) nearest(l *lattice, k int, values *[3]float32) (int, bool) {
 	key := 0
 	for i := range 8 {
 		key |= int(g.levels[8*k+i]) << (2 * i)
@@ -128,7 +139,7 @@ func (g *ternary) nearest(l *lattice, x []float32, k int, values *[3]float32, sc
 	for _, p := range near {
 		var loss float32
 		for i, c := range l.points[p] {
-			diff := float32(scale*values[c]) - x[i]
+			diff := float32(g.scale*values[c]) - g.x[8*k+i]
 			loss += float32(float32(g.weight[8*k+i]*diff) * diff)
 		}
 		if loss < best {
@@ -163,13 +174,13 @@ func (b *better) offer(sumqx, sumq2 float32, low, high, move int) {
 
 // searchIQ1_S tries all pairs of thresholds with both moves
 // (quantize_row_iq1_s_impl).
-func (g *ternary) searchIQ1_S(x []float32) (thresholds, bool) {
+func (g *ternary) searchIQ1_S() (thresholds, bool) {
 	var sumx, sumw [33]float32
-	for j, i := range g.order[:g.size] {
-		sumx[j+1] = sumx[j] + float32(g.weight[i]*x[i])
+	for j, i := range g.order {
+		sumx[j+1] = sumx[j] + float32(g.weight[i]*g.x[i])
 		sumw[j+1] = sumw[j] + g.weight[i]
 	}
-	n := g.size
+	const n = 32
 	best := better{score: -math.MaxFloat32}
 	for low := 0; low <= n; low++ {
 		for high := low; high <= n; high++ {
@@ -185,56 +196,97 @@ func (g *ternary) searchIQ1_S(x []float32) (thresholds, bool) {
 	return best.thresholds, best.found
 }
 
-func encodeIQ1_S(dst []byte, src []float32, cols int, importance []float32) {
-	l := latticeIQ1()
+// ternaryType is what the two types differ in.
+type ternaryType struct {
+	typ   gguf.Type
+	group int     // weights under a scale: 16 or 32
+	least float32 // groups whose largest magnitude is below have the scale 0
+	moves int     // number of moves, or of pairs of moves
+
+	search func(g *ternary) (thresholds, bool)
+	values func(move, cell int) *[3]float32 // of the coordinates in a cell
+	write  func(block []byte, l *lattice, groups []ternary)
+}
+
+func (t *ternaryType) encode(dst []byte, src []float32, cols int, importance []float32) {
+	l, size := latticeIQ1(), int(t.typ.BlockBytes())
+	var weights [superBlock]float32
+	var groups [superBlock / 16]ternary
 	for at := 0; at < len(src); at += superBlock {
-		x, block := src[at:][:superBlock], dst[:sizeIQ1_S]
-		dst = dst[sizeIQ1_S:]
-		clear(block)
-		energy := float32(2*sumSquares(x)) / superBlock
-		var scales [8]float32
-		var codes [8]uint16
-		var highest float32
-		for j := range scales {
-			var g ternary
-			sub := x[32*j:][:32]
-			weigh(g.weight[:], importance[at%cols+32*j:][:32], sub, energy)
-			if g.load(sub) < negligibleIQ1_S {
-				continue
-			}
-			t, ok := g.searchIQ1_S(sub)
-			if !ok {
-				continue
-			}
-			if t.scale < 0 {
-				t.scale, t.move = -t.scale, 1-t.move
-				g.split(t.low, t.high, true)
-			} else {
-				g.split(t.low, t.high, false)
-			}
-			scales[j] = g.settle(l, sub, func(int) *[3]float32 { return &movedIQ1[t.move] }, t.scale)
-			codes[j] = uint16(t.move) << 15
-			for k, p := range g.points {
-				block[2+4*j+k] = uint8(p)
-				codes[j] |= uint16(p>>8) << (3 * k)
-			}
-			if !(highest > scales[j]) {
-				highest = scales[j]
+		x := src[at:][:superBlock]
+		weighIQ3(weights[:], part(importance, at%cols, superBlock), x, float32(2*sumSquares(x))/superBlock)
+		n := superBlock / t.group
+		for j := range groups[:n] {
+			g := &groups[j]
+			g.begin(x[j*t.group:][:t.group], weights[j*t.group:][:t.group])
+			if !(g.sort() < t.least) {
+				t.fit(l, g)
 			}
 		}
-		var inverse float32
+		t.write(dst[:size], l, groups[:n])
+		dst = dst[size:]
+	}
+}
+
+// fit finds the points of a sorted group.
+func (t *ternaryType) fit(l *lattice, g *ternary) {
+	if best, ok := t.search(g); ok {
+		reversed := t.begin(g, best)
+		g.split(best.low, best.high, reversed)
+		g.settle(l, t.values)
+	}
+}
+
+// begin takes scale and move from the thresholds. A negative scale, which the
+// format cannot hold, is made positive: then the levels are reversed.
+func (t *ternaryType) begin(g *ternary, best thresholds) (reversed bool) {
+	g.fitted, g.scale, g.move = true, best.scale, best.move
+	if g.scale < 0 {
+		g.scale, g.move = -g.scale, t.moves-1-g.move
+		return true
+	}
+	return false
+}
+
+// highestScale returns the largest scale of the groups.
+func highestScale(groups []ternary) (highest float32) {
+	for i := range groups {
+		if g := &groups[i]; g.fitted && !(highest > g.scale) {
+			highest = g.scale
+		}
+	}
+	return highest
+}
+
+// typeIQ1_S is quantize_row_iq1_s_impl (ggml-quants.c).
+var typeIQ1_S = &ternaryType{
+	typ: gguf.IQ1_S, group: 32, least: negligibleIQ1_S, moves: 2,
+	search: (*ternary).searchIQ1_S,
+	values: func(move, _ int) *[3]float32 { return &movedIQ1[move] },
+	write:  writeIQ1_S,
+}
+
+func writeIQ1_S(block []byte, _ *lattice, groups []ternary) {
+	clear(block)
+	highest := highestScale(groups)
+	var inverse float32
+	if highest != 0 {
+		d := highest / 15
+		binary.LittleEndian.PutUint16(block, halfBits(float32(d*1.125)))
+		inverse = 1 / d
+	}
+	for j := range groups {
+		g := &groups[j]
+		var code uint16
+		for k, p := range g.points {
+			block[2+4*j+k] = uint8(p)
+			code |= uint16(p>>8) << (3 * k)
+		}
 		if highest != 0 {
-			d := highest / 15
-			binary.LittleEndian.PutUint16(block, halfBits(float32(d*1.125)))
-			inverse = 1 / d
+			code |= uint16(g.move) << 15
 		}
-		for j, code := range codes {
-			if highest == 0 {
-				code &= 0xfff
-			}
-			code |= uint16(scaleLevel(scales[j], inverse, 7)) << 12
-			binary.LittleEndian.PutUint16(block[34+2*j:], code)
-		}
+		code |= uint16(scaleLevel(g.scale, inverse, 7)) << 12
+		binary.LittleEndian.PutUint16(block[34+2*j:], code)
 	}
 }
 
@@ -264,12 +316,12 @@ func putMoved(dst []float32, point *[8]int8, values *[3]float32, scale float32) 
 // each half of the group (quantize_row_iq1_m_impl). Neighbouring values differ
 // by 1 in both moves, so the sum of weight * value over three groups is that of
 // the highest value for all, less the sums below the two thresholds.
-func (g *ternary) searchIQ1_M(x []float32) (thresholds, bool) {
+func (g *ternary) searchIQ1_M() (thresholds, bool) {
 	const n = 16
 	var px, pw [2][n + 1]float32 // prefix sums of each half
 	for j, i := range g.order[:n] {
 		h := int(i) / 8
-		px[h][j+1] = px[h][j] + float32(g.weight[i]*x[i])
+		px[h][j+1] = px[h][j] + float32(g.weight[i]*g.x[i])
 		pw[h][j+1] = pw[h][j] + g.weight[i]
 		px[1-h][j+1] = px[1-h][j]
 		pw[1-h][j+1] = pw[1-h][j]
@@ -300,72 +352,54 @@ func (g *ternary) searchIQ1_M(x []float32) (thresholds, bool) {
 // moves.
 func pairMoves(pair, half int) *[3]float32 { return &movedIQ1[pair>>(1-half)&1] }
 
-// encodeIQ1_M is quantize_row_iq1_m_impl (ggml-quants.c).
-func encodeIQ1_M(dst []byte, src []float32, cols int, importance []float32) {
-	l := latticeIQ1()
-	for at := 0; at < len(src); at += superBlock {
-		x, block := src[at:][:superBlock], dst[:sizeIQ1_M]
-		dst = dst[sizeIQ1_M:]
-		clear(block)
-		energy := float32(2*sumSquares(x)) / superBlock
-		var groups [16]ternary
-		var scales [16]float32
-		var pairs [16]int
-		var highest float32
-		for j := range scales {
-			g := &groups[j]
-			sub := x[16*j:][:16]
-			weighIQ3(g.weight[:16], part(importance, at%cols+16*j, 16), sub, energy)
-			if g.load(sub) < negligibleIQ1_M {
-				continue
+// typeIQ1_M is quantize_row_iq1_m_impl (ggml-quants.c).
+var typeIQ1_M = &ternaryType{
+	typ: gguf.IQ1_M, group: 16, least: negligibleIQ1_M, moves: 4,
+	search: (*ternary).searchIQ1_M,
+	values: pairMoves,
+	write:  writeIQ1_M,
+}
+
+// writeIQ1_M also fits the scale of the super-block anew to all that was found.
+func writeIQ1_M(block []byte, l *lattice, groups []ternary) {
+	clear(block)
+	for j := range groups {
+		g := &groups[j]
+		block[2*j], block[2*j+1] = uint8(g.points[0]), uint8(g.points[1])
+		block[32+j] = uint8(g.points[0]>>8) | uint8(g.points[1]>>8)<<4
+	}
+	highest := highestScale(groups)
+	if highest == 0 {
+		return
+	}
+	d := highest / 15
+	inverse := 1 / d
+	var packed [4]uint16
+	var sumqx, sumq2 float32
+	for j := range groups {
+		g := &groups[j]
+		level := scaleLevel(g.scale, inverse, 7)
+		packed[j/4] |= uint16(level) << (3 * (j % 4))
+		block[32+j] |= uint8(g.move>>1)<<3 | uint8(g.move&1)<<7
+		for k := range 2 {
+			values, x, weight := *pairMoves(g.move, k), g.x[8*k:][:8], g.weight[8*k:][:8]
+			for i := range values {
+				values[i] *= float32(2*level + 1)
 			}
-			t, ok := g.searchIQ1_M(sub)
-			if !ok {
-				continue
-			}
-			if t.scale < 0 {
-				t.scale, t.move = -t.scale, 3-t.move
-				g.split(t.low, t.high, true)
-			} else {
-				g.split(t.low, t.high, false)
-			}
-			pairs[j] = t.move
-			scales[j] = g.settle(l, sub, func(half int) *[3]float32 { return pairMoves(t.move, half) }, t.scale)
-			block[2*j], block[2*j+1] = uint8(g.points[0]), uint8(g.points[1])
-			block[32+j] = uint8(g.points[0]>>8) | uint8(g.points[1]>>8)<<4
-			if !(highest > scales[j]) {
-				highest = scales[j]
-			}
-		}
-		if highest == 0 {
-			continue
-		}
-		d := highest / 15
-		inverse := 1 / d
-		var packed [4]uint16
-		var sumqx, sumq2 float32
-		for j := range scales {
-			level := scaleLevel(scales[j], inverse, 7)
-			packed[j/4] |= uint16(level) << (3 * (j % 4))
-			block[32+j] |= uint8(pairs[j]>>1)<<3 | uint8(pairs[j]&1)<<7
-			for k := range 2 {
-				values := pairMoves(pairs[j], k)
-				for i, c := range l.points[groups[j].points[k]] {
-					w := groups[j].weight[8*k+i]
-					q := float32(values[c] * float32(2*level+1))
-					sumqx += float32(float32(w*q) * x[16*j+8*k+i])
-					sumq2 += float32(float32(w*q) * q)
-				}
+			for i, c := range l.points[g.points[k]] {
+				w, q := weight[i], values[c]
+				sumqx += float32(float32(w*q) * x[i])
+				sumq2 += float32(float32(w*q) * q)
 			}
 		}
-		if sumq2 > 0 {
-			d = sumqx / sumq2
-		}
-		half := halfBits(float32(d * 1.1125))
-		for i := range packed {
-			packed[i] |= half >> (4 * i) & 15 << 12
-			binary.LittleEndian.PutUint16(block[48+2*i:], packed[i])
-		}
+	}
+	if sumq2 > 0 {
+		d = sumqx / sumq2
+	}
+	half := halfBits(float32(d * 1.1125))
+	for i := range packed {
+		packed[i] |= half >> (4 * i) & 15 << 12
+		binary.LittleEndian.PutUint16(block[48+2*i:], packed[i])
 	}
 }
 

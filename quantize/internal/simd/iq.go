@@ -28,6 +28,13 @@ type IQKernels struct {
 	// highest, and the scales to their inverses. s points to a LatticeState.
 	TrialScales func(s *float32, highest float32)
 
+	// Ranks sets the ranks of n weights, 16 or 32. SearchIQ1S and SearchIQ1M
+	// find the thresholds among 32 or 16 sorted weights. s points to a
+	// TernaryState.
+	Ranks      func(s *float32, n int)
+	SearchIQ1S func(s *float32)
+	SearchIQ1M func(s *float32)
+
 	// Roots sets dst to the square roots of n numbers, a multiple of 16.
 	Roots func(dst, src *float32, n int)
 }
@@ -66,6 +73,25 @@ type LatticeState struct {
 	Numerators          [32]float32 // by trial, of inverse scales
 }
 
+// TernaryState is what Ranks and SearchIQ1* work on.
+type TernaryState struct {
+	X     [32]float32
+	Ranks [32]int32
+
+	// SumX and SumW hold the sums of weight * x and of weight over the first
+	// 0, 1, 2, ... sorted weights of all, or of each half; after the last there
+	// are NaNs.
+	SumX, SumW [2][64]float32
+
+	// What was found: the thresholds, the move or pair of moves and the scale.
+	Found           int32
+	Low, High, Move int32
+	Scale           float32
+	_               [11]int32
+	trials          [8][16]float32
+	fixed           [14][16]float32
+}
+
 // Place adds to coordinate k of a point of a cell of eight, or four, what
 // Nearest wants above it.
 func Place(coordinate, k, cell int) uint32 {
@@ -101,6 +127,7 @@ var AVX512IQ = IQKernels{
 	Fours:             LatticeKernels{RoundFoursAVX512, NearestFoursAVX512, SumFoursAVX512},
 	Roots:             RootsAVX512,
 	TrialScales:       TrialScalesAVX512,
+	Ranks:             RanksAVX512, SearchIQ1S: SearchIQ1SAVX512, SearchIQ1M: SearchIQ1MAVX512,
 }
 
 // AVX2IQ needs what AVX2 needs.
@@ -113,4 +140,5 @@ var AVX2IQ = IQKernels{
 	Fours:             LatticeKernels{RoundFoursAVX2, NearestFoursAVX2, SumFoursAVX2},
 	Roots:             RootsAVX2,
 	TrialScales:       TrialScalesAVX2,
+	Ranks:             RanksAVX2, SearchIQ1S: SearchIQ1SAVX2, SearchIQ1M: SearchIQ1MAVX2,
 }

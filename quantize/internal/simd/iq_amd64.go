@@ -59,6 +59,21 @@ func TrialScalesAVX512(s *float32, highest float32)
 //go:noescape
 func RootsAVX512(dst *float32, src *float32, n int)
 
+// RanksAVX512 sets the ranks of 16 or 32 weights; equal ones keep their order.
+//
+//go:noescape
+func RanksAVX512(s *float32, n int)
+
+// SearchIQ1SAVX512 finds the thresholds with the best score.
+//
+//go:noescape
+func SearchIQ1SAVX512(s *float32)
+
+// SearchIQ1MAVX512 finds the thresholds with the best score.
+//
+//go:noescape
+func SearchIQ1MAVX512(s *float32)
+
 // SearchIQ4BySquareAVX2 fits the scale of two registers of sub-blocks of 32 weights.
 //
 //go:noescape
@@ -113,6 +128,21 @@ func TrialScalesAVX2(s *float32, highest float32)
 //
 //go:noescape
 func RootsAVX2(dst *float32, src *float32, n int)
+
+// RanksAVX2 sets the ranks of 16 or 32 weights; equal ones keep their order.
+//
+//go:noescape
+func RanksAVX2(s *float32, n int)
+
+// SearchIQ1SAVX2 finds the thresholds with the best score.
+//
+//go:noescape
+func SearchIQ1SAVX2(s *float32)
+
+// SearchIQ1MAVX2 finds the thresholds with the best score.
+//
+//go:noescape
+func SearchIQ1MAVX2(s *float32)
 
 // SplitSigns sets magnitudes and signs of 256 weights, and the largest magnitude of every eight before (reach) and after parity.
 // With parity 1 an odd number of minuses among eight is made even: the weight that loses least keeps its sign in its magnitude.

@@ -13,6 +13,9 @@ func iq() {
 		}
 		g.latticeScales()
 		g.roots()
+		g.ranks()
+		g.searchIQ1S()
+		g.searchIQ1M()
 	}
 	splitSigns()
 }

@@ -1,0 +1,193 @@
+//go:build amd64 && !purego
+
+package quantize
+
+import (
+	"math"
+	"sync"
+
+	"github.com/modelpipe/modelpipe/quantize/internal/simd"
+)
+
+func init() {
+	for name, kernels := range map[string]*simd.IQKernels{"avx512": &simd.AVX512IQ, "avx2": &simd.AVX2IQ} {
+		for t, search := range map[*ternaryType]func(s *float32){typeIQ1_S: kernels.SearchIQ1S, typeIQ1_M: kernels.SearchIQ1M} {
+			e := &ternaryEncoder{ternaryType: t, kernels: kernels, search: search}
+			e.workspaces.New = func() any { return e.newWorkspace() }
+			accelerate(name, Codec{Type: t.typ, Encode: e.encode})
+		}
+	}
+}
+
+// ternaryEncoder encodes IQ1_S or IQ1_M with the kernels of an instruction set.
+type ternaryEncoder struct {
+	*ternaryType
+	kernels    *simd.IQKernels
+	search     func(s *float32)
+	workspaces sync.Pool
+}
+
+// tablesIQ1 is the lattice of both types in the form that the kernels read.
+var tablesIQ1 = sync.OnceValue(func() *latticeTables { return newLatticeTables(latticeIQ1()) })
+
+// ternaryWorkspace holds what an encoder needs for one batch. Where it stands
+// in memory is as with workspace.
+type ternaryWorkspace struct {
+	magnitudes, weights [batchBlocks * superBlock]float32
+	signs               [superBlock / 8]uint8
+	largest, reach      [superBlock / 8]float32 // of eight weights
+	energies            [8]float32
+	runs                [8]*float32
+	search              simd.TernaryState
+	moves               simd.LatticeState
+	groups              [superBlock / 16]ternary
+	*lattice
+	*latticeTables
+}
+
+func (e *ternaryEncoder) newWorkspace() *ternaryWorkspace {
+	ws := &ternaryWorkspace{lattice: latticeIQ1(), latticeTables: tablesIQ1()}
+	s := &ws.search
+	for h := range s.SumX {
+		for i := e.group + 1; i < len(s.SumX[h]); i++ {
+			s.SumX[h][i], s.SumW[h][i] = float32(math.NaN()), float32(math.NaN())
+		}
+	}
+	return ws
+}
+
+// What the kernels are used for: with these limits losses do not overflow.
+const (
+	ternaryWeightLimit = 0x58800000 // the bits of 2^50
+	ternaryScaleLimit  = 0x1p30
+)
+
+func (e *ternaryEncoder) encode(dst []byte, src []float32, cols int, importance []float32) {
+	ws := e.workspaces.Get().(*ternaryWorkspace)
+	defer e.workspaces.Put(ws)
+	size := int(e.typ.BlockBytes())
+	for at := 0; at < len(src); {
+		blocks := min(batchBlocks, (len(src)-at)/superBlock)
+		for i := range ws.runs {
+			ws.runs[i] = &src[at+min(i, blocks-1)*superBlock]
+		}
+		simd.SumSquares(&ws.energies, &ws.runs, superBlock)
+		for i := range blocks {
+			e.encodeBlock(dst[:size], ws, src[at:][:superBlock], part(importance, at%cols, superBlock), ws.energies[i])
+			dst = dst[size:]
+			at += superBlock
+		}
+	}
+}
+
+func (e *ternaryEncoder) encodeBlock(block []byte, ws *ternaryWorkspace, x, importance []float32, sum float32) {
+	if importance != nil {
+		e.kernels.Weigh(&ws.weights[0], &importance[0], &x[0], float32(2*sum)/superBlock, superBlock)
+	} else {
+		squares(ws.weights[:superBlock], x, 0)
+	}
+	heaviest := simd.SplitSigns(&ws.magnitudes[0], &x[0], &ws.weights[0], &ws.signs[0], &ws.largest[0], &ws.reach[0], 0)
+	if !(sum < energyLimit && heaviest < ternaryWeightLimit) {
+		e.ternaryType.encode(block, x, superBlock, importance)
+		return
+	}
+	n, cells := superBlock/e.group, e.group/8
+	for j := range ws.groups[:n] {
+		g := &ws.groups[j]
+		g.begin(x[j*e.group:][:e.group], ws.weights[j*e.group:][:e.group])
+		largest := ws.reach[j*cells]
+		for _, v := range ws.reach[j*cells+1 : (j+1)*cells] {
+			largest = max(largest, v)
+		}
+		if !(largest < e.least) {
+			e.fit(ws, g)
+		}
+	}
+	e.write(block, ws.lattice, ws.groups[:n])
+}
+
+// fit finds the points of a group.
+func (e *ternaryEncoder) fit(ws *ternaryWorkspace, g *ternary) {
+	s := &ws.search
+	copy(s.X[:], g.x)
+	e.kernels.Ranks(&s.X[0], e.group)
+	for i, rank := range s.Ranks[:e.group] {
+		g.order[rank&31] = uint8(i)
+	}
+	e.sum(s, g)
+	e.search(&s.X[0])
+	if s.Found == 0 {
+		return
+	}
+	reversed := e.begin(g, thresholds{int(s.Low), int(s.High), int(s.Move), s.Scale})
+	if !(g.scale < ternaryScaleLimit) {
+		g.split(int(s.Low), int(s.High), reversed)
+		g.settle(ws.lattice, e.values)
+		return
+	}
+	e.settle(ws, g, reversed)
+}
+
+// sum sets the sums over the sorted weights.
+func (e *ternaryEncoder) sum(s *simd.TernaryState, g *ternary) {
+	if e.group == 32 {
+		var sumx, sumw float32
+		for j, i := range g.order {
+			w := g.weight[i&31]
+			sumx += float32(w * g.x[i&31])
+			sumw += w
+			s.SumX[0][j+1], s.SumW[0][j+1] = sumx, sumw
+		}
+		return
+	}
+	var sumx, sumw [2]float32
+	for j, i := range g.order[:16] {
+		w := g.weight[i&15]
+		half := i >> 3 & 1
+		sumx[half] += float32(w * g.x[i&15])
+		sumw[half] += w
+		s.SumX[0][j+1], s.SumX[1][j+1] = sumx[0], sumx[1]
+		s.SumW[0][j+1], s.SumW[1][j+1] = sumw[0], sumw[1]
+	}
+}
+
+// settle is split and ternary.settle.
+func (e *ternaryEncoder) settle(ws *ternaryWorkspace, g *ternary, reversed bool) {
+	s, l, cells := &ws.moves, ws.lattice, e.group/8
+	low, high := ws.search.Low, ws.search.High
+	copy(s.Value[:], g.x)
+	copy(s.Near[:], g.weight)
+	moved := false
+	for k := range cells {
+		var key uint32
+		for i, rank := range ws.search.Ranks[8*k:][:8] {
+			// One for each threshold that the rank has reached.
+			level := uint32(low-1-rank)>>31 + uint32(high-1-rank)>>31
+			key |= level << (2 * i)
+		}
+		if reversed {
+			key = 0xaaaa - key // 2 less each coordinate
+		}
+		s.Keys[k][0] = int32(key)
+		point := l.index[key]
+		g.points[k] = int(point)
+		if point < 0 {
+			moved = true
+		}
+	}
+	if !moved {
+		return
+	}
+	for k := range cells {
+		values := e.values(g.move, k)
+		for i := 0; i < 16; i += 4 {
+			copy(s.Q[k][i:], values[:])
+		}
+	}
+	s.Scale[0] = g.scale
+	e.kernels.Eights.Nearest(&s.Value[0], &ws.entries[0], &ws.latticeTables.points[0], cells, 1)
+	for k := range cells {
+		g.points[k] = int(l.index[l.key(s.Chosen[k][0])])
+	}
+	g.refit(l, e.values)
+}
