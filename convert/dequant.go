@@ -465,15 +465,22 @@ func awq(q quantization, parts map[string]Leaf) (Matrix, []int64, string, error)
 }
 
 // bitnet is -1, 0 and 1, four to a byte, of which each holds one row of each
-// quarter, with the inverse of the scale (conversion/base.py, dequant_bitnet).
-func bitnet(_ quantization, parts map[string]Leaf) (Matrix, []int64, string, error) {
+// quarter. BitLinear divides by its scale, AutoBitLinear multiplies
+// (transformers, integrations/bitnet.py).
+func bitnet(q quantization, parts map[string]Leaf) (Matrix, []int64, string, error) {
 	w, s := parts[".weight"], parts[".weight_scale"]
 	if w.DType != "U8" || len(w.Shape) != 2 || product(s.Shape) != 1 {
 		return nil, nil, "", fmt.Errorf("weights %s %v, scales %v: want packed bytes and one scale", w.DType, w.Shape, s.Shape)
 	}
 	rows, cols := w.Shape[0]*4, w.Shape[1]
 	codes := Unpack{Of: w, Bits: 2, Order: inOrder(4), Down: true, Planes: true, Rows: rows, Cols: cols}
-	m := Scaled{Of: Affine{codes, 1, -1}, Scale: Reshape{s, 1}, GroupRows: rows, GroupCols: cols, Inverse: true}
+	class, _ := q.fields["linear_class"].(string)
+	switch class {
+	case "", "bitlinear", "autobitlinear":
+	default:
+		return nil, nil, "", fmt.Errorf("quantization_config: linear_class %q of bitnet is not supported", class)
+	}
+	m := Scaled{Of: Affine{codes, 1, -1}, Scale: Reshape{s, 1}, GroupRows: rows, GroupCols: cols, Inverse: class != "autobitlinear"}
 	return m, []int64{rows, cols}, "F32", nil
 }
 

@@ -242,6 +242,18 @@ func TestPackings(t *testing.T) {
 			p.floats("a.weight_scale", []int64{1}, []float32{1.7})
 			return func(r, c int) float32 { return float32(w[r][c]-1) / 1.7 }
 		}},
+		"bitnet that multiplies": {`{"quant_method":"bitnet","linear_class":"autobitlinear"}`, func(p *packer) func(r, c int) float32 {
+			w := codes(rnd, out, in, 3)
+			b := make([]byte, out/4*in)
+			for r := range w {
+				for c, v := range w[r] {
+					b[r%(out/4)*in+c] |= byte(v) << (2 * (r / (out / 4)))
+				}
+			}
+			p.add("a.weight", safetensors.U8, []int64{out / 4, in}, b)
+			p.floats("a.weight_scale", []int64{1}, []float32{1.7})
+			return func(r, c int) float32 { return float32(w[r][c]-1) * 1.7 }
+		}},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
