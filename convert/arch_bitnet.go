@@ -21,8 +21,10 @@ var _ = register(Architecture{
 	Tensors: rules(embedding,
 		attention([]Transform{ternary{}}, []Transform{ternary{}}),
 		norm("layers.{bid}.self_attn.attn_sub_norm", block+"attn_sub_norm", "hidden"),
+		may("layers.{bid}.self_attn.inner_attn_ln.weight", block+"attn_sub_norm.weight", "hidden"), // of the first models
 		preNorms, gatedFFN,
 		norm("layers.{bid}.mlp.ffn_sub_norm", block+"ffn_sub_norm", "ff"),
+		may("layers.{bid}.mlp.ffn_layernorm.weight", block+"ffn_sub_norm.weight", "ff"),
 		finalNorm, head),
 	Vocab: tokenizer.Options{SpacePrefixFromConfig: true},
 })
