@@ -533,8 +533,8 @@ const (
 	scaleFields
 )
 
-// scaleTrials is the number of scales tried after the first.
-const scaleTrials = 18
+// scaleTrials are the scales tried after the first, in tenths of a level.
+var scaleTrials = [18]int{-9, -8, -7, -6, -5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6, 7, 8, 9}
 
 // searchScale is the plain encoder's searchScale for a pair of registers of
 // sub-blocks. The trials do not depend on each other, so several run at once.
@@ -565,16 +565,26 @@ func (g *gen) searchScale(name string, from weights) {
 	in := 4 + 2*together
 	tmp := in + together
 
-	// fit rounds with n trial inverses and sums w x l and w l l.
-	fit := func(h, n int) {
-		for i := range 2 * n {
+	// fit rounds with the inverses of some trials and sums w x l and w l l.
+	// Trial i maps the peak to -(top + i/10), and everything else to what is
+	// nearer to zero: only from 5 on can a level be below -top, and only from
+	// -5 on above top-1.
+	fit := func(h int, trials []int) {
+		for i := range 2 * len(trials) {
 			g.zero(v(4 + i))
 		}
 		g.each(end, func(at reg.Register) {
-			for c := range n {
+			for c, trial := range trials {
 				t, u := v(tmp+2*c), v(tmp+2*c+1)
 				VMULPS(g.at(x, at, h), v(in+c), t)
-				g.round(t, low, high)
+				VADDPS(g.c(rounder), t, t)
+				VSUBPS(g.c(rounder), t, t)
+				if trial >= 5 {
+					VMAXPS(low, t, t)
+				}
+				if trial >= -5 {
+					VMINPS(high, t, t)
+				}
 				VMULPS(g.at(wx, at, h), t, u)
 				VADDPS(u, v(4+2*c), v(4+2*c))
 				VMULPS(g.at(w, at, h), t, u)
@@ -615,7 +625,7 @@ func (g *gen) searchScale(name string, from weights) {
 		VMOVUPS(low, v(in))
 		VDIVPS(peak, v(in), v(in))
 		VMOVAPS(v(in), inverse)
-		fit(h, 1)
+		fit(h, []int{0})
 		VDIVPS(v(5), v(4), scale)
 		g.zero(v(6))
 		m := g.m(0, 7)
@@ -623,35 +633,30 @@ func (g *gen) searchScale(name string, from weights) {
 		g.take(m, v(6), scale)
 		VMULPS(v(4), scale, best)
 
-		numerator, left := GP64(), GP64()
-		LEAQ(Mem{Base: s, Disp: 128 * scaleFields}, numerator)
-		MOVQ(U32(scaleTrials/together), left)
-		step := g.label("step")
-		Label(step)
-		for c := range together {
-			VBROADCASTSS(Mem{Base: numerator, Disp: 4 * c}, v(in+c))
-			VDIVPS(peak, v(in+c), v(in+c))
+		for first := 0; first < len(scaleTrials); first += together {
+			trials := scaleTrials[first:][:together]
+			for c := range trials {
+				VBROADCASTSS(Mem{Base: s, Disp: 128*scaleFields + 4*(first+c)}, v(in+c))
+				VDIVPS(peak, v(in+c), v(in+c))
+			}
+			fit(h, trials)
+			for c := range trials {
+				lx, l2 := v(4+2*c), v(5+2*c)
+				t := v(tmp)
+				m, n := g.m(0, tmp+1), g.m(1, tmp+2)
+				VMULPS(lx, lx, t)
+				VMULPS(l2, best, v(tmp+3))
+				g.greater(t, v(tmp+3), m)
+				g.zero(t)
+				g.greater(l2, t, n)
+				g.both(n, m)
+				VDIVPS(l2, lx, t)
+				g.take(m, t, scale)
+				VMULPS(lx, t, t)
+				g.take(m, t, best)
+				g.take(m, v(in+c), inverse)
+			}
 		}
-		fit(h, together)
-		for c := range together {
-			lx, l2 := v(4+2*c), v(5+2*c)
-			t := v(tmp)
-			m, n := g.m(0, tmp+1), g.m(1, tmp+2)
-			VMULPS(lx, lx, t)
-			VMULPS(l2, best, v(tmp+3))
-			g.greater(t, v(tmp+3), m)
-			g.zero(t)
-			g.greater(l2, t, n)
-			g.both(n, m)
-			VDIVPS(l2, lx, t)
-			g.take(m, t, scale)
-			VMULPS(lx, t, t)
-			g.take(m, t, best)
-			g.take(m, v(in+c), inverse)
-		}
-		ADDQ(U32(4*together), numerator)
-		DECQ(left)
-		JNZ(LabelRef(step))
 
 		// A sub-block of next to nothing has no scale.
 		VANDPS(abs, peak, v(4))
