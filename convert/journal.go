@@ -11,6 +11,7 @@ import (
 	"hash/crc32"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"slices"
 	"sync"
@@ -62,21 +63,47 @@ func identify(plan *Plan, src fs.FS, opts FileOptions) (identity, error) {
 	}
 	h.Write(head)
 	fmt.Fprintf(h, "%d %d %t %q\n", plan.HeaderSize, plan.Size, opts.AllowNonfinite, opts.Inputs)
-	seen := map[string]bool{}
 	for _, s := range plan.Steps {
 		fmt.Fprintf(h, "%#v\n", s)
-		Leaves(s.From, func(l Leaf) { seen[l.File] = true })
 	}
 	id.Plan = hex.EncodeToString(h.Sum(nil))
-	for name := range seen {
+	id.Source, err = sourceFiles(plan, src)
+	return id, err
+}
+
+// sourceFiles describes the files that a plan reads, in the order of their
+// names.
+func sourceFiles(plan *Plan, src fs.FS) ([]sourceFile, error) {
+	seen := map[string]bool{}
+	for _, s := range plan.Steps {
+		Leaves(s.From, func(l Leaf) { seen[l.File] = true })
+	}
+	var files []sourceFile
+	for _, name := range slices.Sorted(maps.Keys(seen)) {
 		info, err := fs.Stat(src, name)
 		if err != nil {
-			return id, fmt.Errorf("journal: %w", err)
+			return nil, fmt.Errorf("source: %w", err)
 		}
-		id.Source = append(id.Source, sourceFile{name, info.Size(), info.ModTime().UTC()})
+		files = append(files, sourceFile{name, info.Size(), info.ModTime().UTC()})
 	}
-	slices.SortFunc(id.Source, func(a, b sourceFile) int { return bytes.Compare([]byte(a.Name), []byte(b.Name)) })
-	return id, nil
+	return files, nil
+}
+
+// sameSource says what has changed in the files of a source since they were as
+// in was.
+func sameSource(now, was []sourceFile) error {
+	for i, f := range now {
+		if i >= len(was) || was[i].Name != f.Name {
+			return errors.New("the files of the source have changed since")
+		}
+		if w := was[i]; w.Size != f.Size || !w.Modified.Equal(f.Modified) {
+			return fmt.Errorf("source file %s has changed since", f.Name)
+		}
+	}
+	if len(now) != len(was) {
+		return errors.New("the files of the source have changed since")
+	}
+	return nil
 }
 
 // differs says what makes it impossible to go on with a journal of was.
@@ -84,15 +111,10 @@ func (id identity) differs(was identity) error {
 	if was.Version != id.Version {
 		return fmt.Errorf("it was written by another version of modelpipe")
 	}
-	for i, f := range id.Source {
-		if i >= len(was.Source) || was.Source[i].Name != f.Name {
-			return errors.New("the files of the source have changed")
-		}
-		if w := was.Source[i]; w.Size != f.Size || !w.Modified.Equal(f.Modified) {
-			return fmt.Errorf("source file %s has changed since", f.Name)
-		}
+	if err := sameSource(id.Source, was.Source); err != nil {
+		return err
 	}
-	if was.Plan != id.Plan || was.Size != id.Size || len(was.Source) != len(id.Source) {
+	if was.Plan != id.Plan || was.Size != id.Size {
 		return errors.New("it was made with other options, from another source or by another version")
 	}
 	return nil

@@ -45,6 +45,9 @@ type FileOptions struct {
 	// others.
 	Inputs string
 
+	// Discarded, where it is not nil, is told of such a rest.
+	Discarded func(path string)
+
 	// Verify, where it is not nil, is called when all is rendered and before
 	// an output gets its name.
 	Verify func(context.Context) error
@@ -86,6 +89,9 @@ func WriteFiles(ctx context.Context, outputs []Output, src fs.FS, opts FileOptio
 	for _, o := range outputs {
 		f, err := openPartial(o, src, opts)
 		if err != nil {
+			for _, f := range files {
+				f.forget()
+			}
 			return nil, err
 		}
 		files = append(files, f)
@@ -110,7 +116,10 @@ func WriteFiles(ctx context.Context, outputs []Output, src fs.FS, opts FileOptio
 	}
 	if len(outputs) > 0 {
 		if err := checkSpace(filepath.Dir(outputs[0].Path), need); err != nil {
-			return fail(err)
+			for _, f := range files {
+				f.forget()
+			}
+			return nil, err
 		}
 	}
 	for i, f := range files {
@@ -123,6 +132,15 @@ func WriteFiles(ctx context.Context, outputs []Output, src fs.FS, opts FileOptio
 	if opts.Verify != nil {
 		if err := opts.Verify(ctx); err != nil {
 			return fail(err)
+		}
+	}
+	for i, f := range files {
+		now, err := sourceFiles(outputs[i].Plan, src)
+		if err != nil {
+			return fail(err)
+		}
+		if err := sameSource(now, f.log.id.Source); err != nil {
+			return fail(fmt.Errorf("%w it was first read: convert again", err))
 		}
 	}
 	// From here on every byte is on the disk, and only names change.
@@ -139,6 +157,7 @@ type partial struct {
 	path    string
 	log     *journal
 	data    *os.File // nil where an earlier run had given it its name
+	resumed bool     // an earlier run has written a part of it
 	written int64
 }
 
@@ -148,22 +167,30 @@ func openPartial(o Output, src fs.FS, opts FileOptions) (_ *partial, err error) 
 	if err != nil {
 		return nil, err
 	}
+	if err := mayReplace(o.Path, id.Source, src); err != nil {
+		return nil, err
+	}
 	id.Turned = turnedChunk(opts.Threads)
 	file, err := lock(o.Path + journalSuffix)
 	if err != nil {
 		return nil, err
 	}
 	p := &partial{path: o.Path, log: &journal{file: file}}
+	info, err := file.Stat()
+	if err != nil {
+		p.close()
+		return nil, fmt.Errorf("open journal: %w", err)
+	}
 	defer func() {
 		if err != nil {
+			if info.Size() == 0 {
+				os.Remove(o.Path + journalSuffix) // it is new
+			}
 			p.close()
 		}
 	}()
-	info, err := file.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("open journal: %w", err)
-	}
 	resume := opts.Resume && info.Size() > 0
+	p.resumed = resume
 	if resume {
 		if err := p.log.load(id); err != nil {
 			return nil, fmt.Errorf("cannot go on with %s: %w: convert again without --resume", o.Path+partialSuffix, err)
@@ -173,7 +200,7 @@ func openPartial(o Output, src fs.FS, opts FileOptions) (_ *partial, err error) 
 	if resume {
 		flags = os.O_RDWR
 	}
-	p.data, err = os.OpenFile(o.Path+partialSuffix, flags, 0o644)
+	p.data, err = os.OpenFile(o.Path+partialSuffix, flags, 0o666)
 	if resume && errors.Is(err, fs.ErrNotExist) {
 		if done, serr := os.Stat(o.Path); serr == nil && p.log.end != nil && done.Size() == o.Plan.Size {
 			p.data = nil
@@ -186,6 +213,9 @@ func openPartial(o Output, src fs.FS, opts FileOptions) (_ *partial, err error) 
 	}
 	p.log.data = p.data
 	if !resume {
+		if info.Size() > 0 && opts.Discarded != nil {
+			opts.Discarded(o.Path + partialSuffix)
+		}
 		if err := p.data.Truncate(0); err != nil {
 			return nil, fmt.Errorf("open output: %w", err)
 		}
@@ -194,6 +224,28 @@ func openPartial(o Output, src fs.FS, opts FileOptions) (_ *partial, err error) 
 		}
 	}
 	return p, nil
+}
+
+// mayReplace says whether a new file may take the name path: there must be
+// none yet, or one that can be done without.
+func mayReplace(path string, source []sourceFile, src fs.FS) error {
+	old, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("output: %w", err)
+	case !old.Mode().IsRegular():
+		return fmt.Errorf("output %s: is not a regular file: want the path of a file", path)
+	case old.Mode()&0o222 == 0:
+		return fmt.Errorf("output %s: is there and is read-only: remove it or choose another path", path)
+	}
+	for _, f := range source {
+		if info, err := fs.Stat(src, f.Name); err == nil && os.SameFile(old, info) {
+			return fmt.Errorf("output %s: is %s of the source: choose another path", path, f.Name)
+		}
+	}
+	return nil
 }
 
 // allocated returns how much of the file the disk already holds.
@@ -280,6 +332,14 @@ func (p *partial) commit() error {
 		return fmt.Errorf("name output: %w", err)
 	}
 	return nil
+}
+
+// forget leaves nothing of the output that this run has begun, and what an
+// earlier one has written as it is.
+func (p *partial) forget() {
+	if !p.resumed {
+		p.remove()
+	}
 }
 
 // remove leaves nothing of the output.

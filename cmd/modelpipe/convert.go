@@ -132,7 +132,10 @@ func (a *app) convert(ctx context.Context, arg string, c *conversion, m *making)
 		RenderOptions: convert.RenderOptions{Threads: m.threads, AllowNonfinite: m.allow, Imatrix: c.importance, SourceOrder: s.snapshot != nil, Progress: progress},
 		Resume:        m.resume,
 		Inputs:        c.digests,
-		Keep:          func(err error) bool { return errors.Is(err, hub.ErrUnavailable) },
+		Discarded: func(path string) {
+			a.log.Warn("what an interrupted run has left is thrown away: --resume would have gone on with it", "file", path)
+		},
+		Keep: func(err error) bool { return errors.Is(err, hub.ErrUnavailable) },
 	}
 	if s.snapshot != nil {
 		opts.Verify = func(ctx context.Context) error { return a.verify(ctx, s, m.resume) }
