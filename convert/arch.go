@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/modelpipe/modelpipe/gguf"
+	"github.com/modelpipe/modelpipe/internal/nearest"
 	"github.com/modelpipe/modelpipe/tokenizer"
 )
 
@@ -107,38 +108,7 @@ func Lookup(names []string) (*Architecture, string, error) {
 		}
 	}
 	return nil, "", fmt.Errorf("architecture %s is not known; the nearest are %s",
-		strings.Join(names, ", "), strings.Join(nearest(names[0], Classes(), 3), ", "))
-}
-
-// nearest returns the n candidates with the smallest edit distance to name.
-func nearest(name string, candidates []string, n int) []string {
-	distance := map[string]int{}
-	for _, c := range candidates {
-		distance[c] = editDistance(strings.ToLower(name), strings.ToLower(c))
-	}
-	sorted := slices.Clone(candidates)
-	slices.SortStableFunc(sorted, func(a, b string) int { return distance[a] - distance[b] })
-	return sorted[:min(n, len(sorted))]
-}
-
-func editDistance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			next := min(row[j]+1, row[j+1]+1, diagonal+cost)
-			diagonal, row[j+1] = row[j+1], next
-		}
-	}
-	return row[len(b)]
+		strings.Join(names, ", "), strings.Join(nearest.Names(names[0], Classes(), 3), ", "))
 }
 
 // Model is one model on its way through the table.

@@ -34,13 +34,8 @@ const (
 	negligibleIQ1_M = 1e-7  // GROUP_MAX_EPS_IQ1_M
 )
 
-// The coordinates' values when they are moved up or down.
+// The coordinates' values when they are moved up, and when they are moved down.
 var movedIQ1 = [2][3]float32{{-0.875, 0.125, 1.125}, {-1.125, -0.125, 0.875}}
-
-const (
-	movedUp   = 0
-	movedDown = 1
-)
 
 // ternary is a group of 16 or 32 weights on its way.
 type ternary struct {

@@ -13,6 +13,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"github.com/modelpipe/modelpipe/gguf"
+	"github.com/modelpipe/modelpipe/internal/nearest"
 )
 
 // recipeFile is the written form of a Recipe: TOML for people, JSON in reports
@@ -48,7 +49,7 @@ func ReadRecipe(r io.Reader) (Recipe, error) {
 		row, _ := first.Position()
 		key := strings.Join(first.Key(), ".")
 		last := first.Key()[len(first.Key())-1]
-		return Recipe{}, fmt.Errorf("recipe: line %d: unknown key %q; did you mean %q?", row, key, nearestKey(last))
+		return Recipe{}, fmt.Errorf("recipe: line %d: unknown key %q; did you mean %q?", row, key, nearest.Names(last, recipeKeys, 1)[0])
 	case errors.As(err, &malformed):
 		row, col := malformed.Position()
 		return Recipe{}, fmt.Errorf("recipe: line %d, column %d: %s", row, col, strings.TrimPrefix(malformed.Error(), "toml: "))
@@ -87,36 +88,6 @@ func optionalType(key, name string) (*gguf.Type, error) {
 		return nil, fmt.Errorf("recipe: %s: %w", key, err)
 	}
 	return &t, nil
-}
-
-// nearestKey returns the known key that shares the most letters, in order,
-// with what was written.
-func nearestKey(written string) string {
-	best, score := "", -1.0
-	for _, key := range recipeKeys {
-		if s := float64(2*commonLetters(key, written)) / float64(len(key)+len(written)); s > score {
-			best, score = key, s
-		}
-	}
-	return best
-}
-
-// commonLetters is the length of the longest common subsequence.
-func commonLetters(a, b string) int {
-	row := make([]int, len(b)+1)
-	for i := range len(a) {
-		diagonal := 0
-		for j := range len(b) {
-			above := row[j+1]
-			if a[i] == b[j] {
-				row[j+1] = diagonal + 1
-			} else {
-				row[j+1] = max(above, row[j])
-			}
-			diagonal = above
-		}
-	}
-	return row[len(b)]
 }
 
 // MarshalJSON writes the recipe with the keys of the file.

@@ -139,7 +139,6 @@ var (
 	setMark        = tables(unicode.M)
 	setPunctuation = tables(unicode.P)
 	setSymbol      = tables(unicode.S).union(symbolsOf151)
-	setSeparator   = tables(unicode.Z)
 	setControl     = tables(unicode.Cc, unicode.Cf, unicode.Cs, unicode.Co)
 	setSpace       = tables(unicode.White_Space)
 	setDigit       = tables(unicode.Nd)

@@ -210,11 +210,8 @@ func regexSpans(re *regex) func(string) ([]span, error) {
 	}
 }
 
-// byteLevelExpr is the expression of GPT-2.
-const byteLevelExpr = cutGPT2 + `|\s+`
-
 func newByteLevel(p PreTokenizer) (func([]part) ([]part, error), error) {
-	re, err := compileRegex(byteLevelExpr, onigDialect)
+	re, err := compileRegex(gpt2Regex, onigDialect)
 	if err != nil {
 		return nil, err
 	}

@@ -1,14 +1,17 @@
 package tokenizer
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/modelpipe/modelpipe/internal/nearest"
 )
 
 // gpt2Regex is the expression of a ByteLevel step that cuts by itself
 // (tokenizers' ByteLevel pre-tokenizer, from openai/gpt-2's encoder.py).
-const gpt2Regex = `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
+const gpt2Regex = cutGPT2 + `|\s+`
 
 // Structure returns the pre-tokenizer in the normal form by which it is
 // recognised: one line per step. Two spellings of one behaviour get one form:
@@ -122,57 +125,51 @@ func (d *Definition) hasToken(text string) bool {
 // unknownPre is the error for a pre-tokenizer that no row describes. It shows
 // the lines that differ from the nearest row.
 func unknownPre(have []string) error {
-	var nearest preTokenizer
+	var closest preTokenizer
 	best := -1
 	for _, row := range preTokenizers {
 		if d := distance(have, row.structure); best < 0 || d < best {
-			nearest, best = row, d
+			closest, best = row, d
 		}
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "pre-tokenizer not recognised; --pre NAME says which of llama.cpp's it is. The nearest is %q, which differs (- %s, + this tokenizer):", nearest.name, nearest.name)
-	for _, line := range diff(nearest.structure, have) {
-		b.WriteString("\n  " + line)
+	fmt.Fprintf(&b, "pre-tokenizer not recognised; --pre NAME says which of llama.cpp's it is. The nearest is %q, which differs (- %s, + this tokenizer):", closest.name, closest.name)
+	for _, line := range diff(closest.structure, have) {
+		b.WriteString("\n  " + shorten(line))
 	}
-	return fmt.Errorf("%s", b.String())
+	return errors.New(b.String())
 }
 
 // distance is how unlike two structures are: the edits of whole lines, each
 // weighed by the edits of characters inside them.
 func distance(a, b []string) int {
-	return edits(len(a), len(b), func(i, j int) int {
+	return nearest.Distance(len(a), len(b), lineWeight, func(i, j int) int {
 		ra, rb := []rune(a[i]), []rune(b[j])
-		d := edits(len(ra), len(rb), func(i, j int) int {
+		if gap := len(ra) - len(rb); max(gap, -gap) >= lineWeight {
+			return lineWeight // as many edits at least, and a file's line may be long
+		}
+		return min(lineWeight, nearest.Distance(len(ra), len(rb), 1, func(i, j int) int {
 			if ra[i] == rb[j] {
 				return 0
 			}
 			return 1
-		}, 1)
-		return min(d, lineWeight)
-	}, lineWeight)
+		}))
+	})
+}
+
+// shorten cuts a line for an error message. The longest line of the table has
+// fewer than 3,000 bytes.
+func shorten(line string) string {
+	const most = 4096
+	if len(line) > most {
+		return strings.ToValidUTF8(line[:most], "") + "..."
+	}
+	return line
 }
 
 // lineWeight is the cost of a step too many; a step that is changed beyond
 // recognition costs as much.
 const lineWeight = 400
-
-// edits is Levenshtein's distance of two sequences, where changing element i
-// into element j costs change(i, j) and adding or dropping one costs gap.
-func edits(n, m int, change func(i, j int) int, gap int) int {
-	row := make([]int, m+1)
-	for j := range row {
-		row[j] = j * gap
-	}
-	for i := range n {
-		diagonal := row[0]
-		row[0] = (i + 1) * gap
-		for j := range m {
-			cost := min(diagonal+change(i, j), row[j]+gap, row[j+1]+gap)
-			diagonal, row[j+1] = row[j+1], cost
-		}
-	}
-	return row[m]
-}
 
 // diff lists the lines of two structures, marked "- " where only a has them
 // and "+ " where only b has them. Lines in common are left out.

@@ -68,9 +68,11 @@ type LatticeState struct {
 	Q                   [8][16]float32 // by cell, what a coordinate stands for, over and over
 	Keys                [8][32]int32   // by cell and trial
 	Chosen              [8][32]uint32  // by cell and trial
-	spread              [8][16]float32
-	positions           [16]int32
-	Numerators          [32]float32 // by trial, of inverse scales
+	//lint:ignore U1000 the assembly keeps its state there
+	spread [8][16]float32
+	//lint:ignore U1000 the assembly keeps its state there
+	positions  [16]int32
+	Numerators [32]float32 // by trial, of inverse scales
 }
 
 // TernaryState is what Ranks and SearchIQ1* work on.
@@ -111,8 +113,10 @@ type (
 // IQ4State is what SearchIQ4* works on: it returns Scale, and tries the
 // inverse scales Numerators / the element of the largest magnitude.
 type IQ4State struct {
-	Scale      Lanes
-	best       Lanes
+	Scale Lanes
+	//lint:ignore U1000 the assembly keeps its state there
+	best Lanes
+	//lint:ignore U1000 the assembly keeps its state there
 	peak       Lanes
 	Numerators [15]float32
 }

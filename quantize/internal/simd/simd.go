@@ -177,6 +177,7 @@ type MinimumState struct {
 	Worst   Lanes // out: see Limit
 	Top     Lanes // in: the largest level, in every lane
 
+	//lint:ignore U1000 the assembly keeps its state there
 	high, first, sumX, best, determinant, trial Lanes
 
 	Steps      int         // in: number of trials
@@ -203,6 +204,7 @@ type PositiveState struct {
 	Worst Lanes // out: see Limit
 	Top   Lanes // in: the largest level, in every lane
 
+	//lint:ignore U1000 the assembly keeps its state there
 	largest, chosen, best Lanes
 
 	Numerators [8]float32 // in: of the inverse scale of each trial after the first
