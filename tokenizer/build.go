@@ -245,6 +245,9 @@ func (o Options) size(first int, added []int32) (int, error) {
 		}
 		have = int(id) + 1
 	}
+	if have > MaxTokens {
+		return 0, fmt.Errorf("the vocabulary has %d tokens, more than %d", have, MaxTokens)
+	}
 	if o.Size == 0 {
 		return have, nil
 	}
@@ -353,8 +356,8 @@ func (f *Files) tableTokens(d *Definition, o Options) ([]Token, error) {
 // decode_chain). Upstream writes the decoded text of tokens that are not
 // normalized.
 func decodeAdded(text string) string {
-	if b, ok := fromByteLevel(text); ok {
-		return strings.ToValidUTF8(string(b), "\uFFFD")
+	if bytes, ok := fromByteAlphabet(text); ok {
+		return strings.ToValidUTF8(bytes, "\uFFFD")
 	}
 	return text
 }

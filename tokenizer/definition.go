@@ -1,12 +1,12 @@
 package tokenizer
 
 import (
-	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"math"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -489,11 +489,11 @@ func (s *scanner) mergePair() (left, right string, err error) {
 
 // splitMerge cuts the text form of a merge at its only space.
 func splitMerge(text string) (left, right string, err error) {
-	i := bytes.IndexByte([]byte(text), ' ')
-	if i < 0 || bytes.IndexByte([]byte(text[i+1:]), ' ') >= 0 {
+	left, right, ok := strings.Cut(text, " ")
+	if !ok || strings.Contains(right, " ") {
 		return "", "", fmt.Errorf("%q: want two tokens with one space between them", text)
 	}
-	return text[:i], text[i+1:], nil
+	return left, right, nil
 }
 
 // merge looks up the three tokens of a rule. As in tokenizers' BPE builder the
@@ -592,8 +592,12 @@ func (s *step) oneOf(name, v string, values ...string) {
 	s.err = fmt.Errorf("%s %q: want one of %q", name, v, values)
 }
 
-// maxNesting bounds Sequences inside Sequences; published files nest one deep.
-const maxNesting = 8
+// maxNesting bounds Sequences inside Sequences, maxSteps the steps of all;
+// published files nest one deep and have fewer than ten.
+const (
+	maxNesting = 8
+	maxSteps   = 256
+)
 
 // flatten reads an optional step, or the Sequence of steps in its member list.
 func flatten[T any](raw json.RawMessage, name, list string, parse func(kind string, s *step) T) ([]T, error) {
@@ -626,6 +630,9 @@ func flattenDeep[T any](out []T, raw json.RawMessage, name, list string, parse f
 			}
 		}
 		return out, nil
+	}
+	if len(out) == maxSteps {
+		return nil, fmt.Errorf("%s: more than %d steps", name, maxSteps)
 	}
 	if s.err == nil {
 		out = append(out, parse(kind, s))

@@ -14,6 +14,10 @@ import (
 // maxFileBytes bounds a tokenizer file. The largest published ones have 40 MB.
 const maxFileBytes = 512 << 20
 
+// maxTemplateBytes bounds the chat templates that are files of their own, all
+// together. Published ones have some 20 KB.
+const maxTemplateBytes = 64 << 20
+
 // Files are the tokenizer files of a repository. The big ones are read when
 // they are needed, once. Files is not safe for concurrent use.
 type Files struct {
@@ -134,6 +138,7 @@ func (f *Files) readTemplates() error {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
+		size := len(text)
 		for _, e := range entries { // sorted by name
 			stem, ok := strings.CutSuffix(e.Name(), ".jinja")
 			if !ok {
@@ -142,6 +147,9 @@ func (f *Files) readTemplates() error {
 			text, err := f.read(path.Join("additional_chat_templates", e.Name()))
 			if err != nil {
 				return err
+			}
+			if size += len(text); size > maxTemplateBytes {
+				return fmt.Errorf("additional_chat_templates: more than %d bytes of templates", maxTemplateBytes)
 			}
 			f.templates = append(f.templates, ChatTemplate{stem, string(text)})
 		}
@@ -207,6 +215,7 @@ func (f *Files) ChatTemplates() ([]ChatTemplate, error) {
 		}
 	}
 	var out []ChatTemplate
+	seen := make(map[string]bool)
 	for _, t := range templates {
 		t.Name = strings.Map(func(r rune) rune {
 			if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' {
@@ -217,9 +226,10 @@ func (f *Files) ChatTemplates() ([]ChatTemplate, error) {
 		if t.Name == "" {
 			continue
 		}
-		if slices.ContainsFunc(out, func(o ChatTemplate) bool { return o.Name == t.Name }) {
+		if seen[t.Name] {
 			return nil, fmt.Errorf("two chat templates are named %q", t.Name)
 		}
+		seen[t.Name] = true
 		out = append(out, t)
 	}
 	return out, nil

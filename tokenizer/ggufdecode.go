@@ -2,7 +2,6 @@ package tokenizer
 
 import (
 	"fmt"
-	"strconv"
 	"strings"
 )
 
@@ -38,27 +37,18 @@ func (e *GGUFEncoder) piece(id int32) string {
 		if e.pre == nil || e.escapeSpaces {
 			return strings.ReplaceAll(text, escapedSpace, " ")
 		}
-		return fromByteAlphabet(text)
+		return shownText(text)
 	case a&attrByte != 0:
-		if b, ok := byteOf(text); ok {
+		if b, ok := parseByteToken(text); ok {
 			return string([]byte{b})
 		}
 	}
 	return ""
 }
 
-// byteOf reads "<0x0A>".
-func byteOf(text string) (byte, bool) {
-	if len(text) != 6 || !strings.HasPrefix(text, "<0x") || text[5] != '>' {
-		return 0, false
-	}
-	b, err := strconv.ParseUint(text[3:5], 16, 8)
-	return byte(b), err == nil
-}
-
-// fromByteAlphabet is the inverse of toByteAlphabet. What is not of the
+// shownText is the text of a token in the byte alphabet. What is not of the
 // alphabet is shown as llama.cpp shows it (llama_decode_text).
-func fromByteAlphabet(text string) string {
+func shownText(text string) string {
 	out := make([]byte, 0, len(text))
 	runes, _, _ := looseRunes(text)
 	for _, r := range runes {

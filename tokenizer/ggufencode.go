@@ -357,33 +357,3 @@ func (e *GGUFEncoder) normalizePrefix(text string) (string, int, error) {
 	}
 	return text[:n], n, nil
 }
-
-// The byte alphabet of GPT-2 gives every byte a visible character: printable
-// Latin-1 stands for itself, the other 68 for U+0100 and up.
-var (
-	byteAlphabet [256]string
-	alphabetByte = make(map[rune]byte, 256)
-)
-
-func init() {
-	next := rune(0x100)
-	for b := range 256 {
-		r := rune(b)
-		if !(b >= '!' && b <= '~' || b >= 0xA1 && b <= 0xAC || b >= 0xAE) {
-			r = next
-			next++
-		}
-		byteAlphabet[b] = string(r)
-		alphabetByte[r] = byte(b)
-	}
-}
-
-// toByteAlphabet spells the bytes of text.
-func toByteAlphabet(text string) string {
-	var b strings.Builder
-	b.Grow(len(text) + len(text)/4)
-	for i := range len(text) {
-		b.WriteString(byteAlphabet[text[i]])
-	}
-	return b.String()
-}

@@ -22,13 +22,16 @@ func newDecoder(d Decoder) (func([]string) []string, error) {
 		return func(tokens []string) []string {
 			var b strings.Builder
 			for _, s := range tokens {
-				b.WriteString(byteLevelText(s))
+				if bytes, ok := fromByteAlphabet(s); ok {
+					s = bytes
+				} // else an added token, which stands for itself
+				b.WriteString(s)
 			}
 			return []string{b.String()}
 		}, nil
 	case "ByteFallback":
 		return each(func(_ int, s string) string {
-			if b, ok := byteOf(s); ok {
+			if b, ok := parseByteToken(s); ok {
 				return string([]byte{b})
 			}
 			return s
@@ -51,11 +54,11 @@ func newDecoder(d Decoder) (func([]string) []string, error) {
 		})
 	case "Strip":
 		return each(func(_ int, s string) string {
-			for range d.Start {
-				s = strings.TrimPrefix(s, d.Content)
+			for i := 0; i < d.Start && strings.HasPrefix(s, d.Content); i++ {
+				s = s[len(d.Content):]
 			}
-			for range d.Stop {
-				s = strings.TrimSuffix(s, d.Content)
+			for i := 0; i < d.Stop && strings.HasSuffix(s, d.Content); i++ {
+				s = s[:len(s)-len(d.Content)]
 			}
 			return s
 		})
@@ -116,19 +119,5 @@ func newDecoder(d Decoder) (func([]string) []string, error) {
 // wordPieceCleanup undoes the spaces that word pieces got.
 var wordPieceCleanup = strings.NewReplacer(" .", ".", " ?", "?", " !", "!", " ,", ",", " ' ", "'", " n't", "n't",
 	" 'm", "'m", " do not", " don't", " 's", "'s", " 've", "'ve", " 're", "'re")
-
-// byteLevelText is the text of a token in GPT-2's byte alphabet; a token with
-// other characters (an added one) stands for itself.
-func byteLevelText(s string) string {
-	out := make([]byte, 0, len(s))
-	for _, r := range s {
-		b, ok := alphabetByte[r]
-		if !ok {
-			return s
-		}
-		out = append(out, b)
-	}
-	return string(out)
-}
 
 var _ Encoder = (*HFEncoder)(nil)

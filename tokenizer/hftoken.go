@@ -3,6 +3,7 @@ package tokenizer
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -54,16 +55,21 @@ func (f *Files) tokenTable(d *Definition) (*tokenTable, error) {
 	for _, a := range decoder {
 		t.add(a)
 	}
+	named := f.namedSpecials(d)
 	if !stated {
+		special := make(map[string]bool, len(named))
+		for _, text := range named {
+			special[text] = true
+		}
 		for _, a := range f.addedTokens {
-			a.Special = slices.Contains(f.namedSpecials(d), a.Content)
+			a.Special = special[a.Content]
 			a.Normalized = !a.Special
 			if _, ok := t.ids[a.Content]; !ok {
 				t.add(a)
 			}
 		}
 	}
-	for _, text := range f.namedSpecials(d) {
+	for _, text := range named {
 		if id, ok := t.ids[text]; ok {
 			if _, ok := t.added[id]; ok {
 				continue
@@ -102,7 +108,8 @@ func (f *Files) addedTokensDecoder() (tokens []AddedToken, stated bool, err erro
 	if err := json.Unmarshal(raw, &byID); err != nil {
 		return nil, true, fmt.Errorf("tokenizer_config.json: added_tokens_decoder: %w", err)
 	}
-	for key, raw := range byID {
+	for _, key := range slices.Sorted(maps.Keys(byID)) { // one error of several, always the same
+		raw := byID[key]
 		id, err := strconv.ParseUint(key, 10, 32)
 		if err != nil || id >= MaxTokens {
 			return nil, true, fmt.Errorf("tokenizer_config.json: added_tokens_decoder: id %q: want an integer from 0 to %d", key, MaxTokens-1)

@@ -112,15 +112,16 @@ func (f *Files) legacyWordPiece(data []byte) (*Definition, error) {
 	d.Decoders = []Decoder{{Type: "WordPiece", Prefix: "##", Cleanup: true}}
 
 	cls, sep := SpecialToken{Content: "[CLS]"}, SpecialToken{Content: "[SEP]"}
-	for role, t := range map[string]*SpecialToken{"cls": &cls, "sep": &sep} {
-		if c, ok := f.tokenizerConfig.token(role + "_token"); ok {
-			t.Content = c.Content
+	for _, s := range []struct {
+		role  string
+		token *SpecialToken
+	}{{"cls", &cls}, {"sep", &sep}} {
+		if c, ok := f.tokenizerConfig.token(s.role + "_token"); ok {
+			s.token.Content = c.Content
 		}
-		id, ok := m.Vocab[t.Content]
-		if !ok {
-			return nil, fmt.Errorf("the %s token %q is missing", role, t.Content)
+		if s.token.ID, ok = m.Vocab[s.token.Content]; !ok {
+			return nil, fmt.Errorf("the %s token %q is missing", s.role, s.token.Content)
 		}
-		t.ID = id
 	}
 	d.PostProcessors = []PostProcessor{{
 		Type: "TemplateProcessing",

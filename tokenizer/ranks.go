@@ -315,13 +315,13 @@ func (f *Files) fromTekken(o Options) (*Vocabulary, error) {
 func (t *Tiktoken) Splits() ([]string, error) {
 	type pair struct{ left, right int32 }
 	texts := t.texts()
+	if err := t.checkCost(); err != nil {
+		return nil, err
+	}
 	var merges []string
 	for rank, token := range t.Tokens {
 		if len(token) == 1 {
 			continue
-		}
-		if len(token) > maxTiktokenBytes {
-			return nil, fmt.Errorf("the token of rank %d has %d bytes, more than %d", rank, len(token), maxTiktokenBytes)
 		}
 		var pairs []pair
 		for i := 1; i < len(token); i++ {
@@ -351,7 +351,7 @@ func (t *Tiktoken) Splits() ([]string, error) {
 func (t *Tiktoken) texts() []string {
 	texts := make([]string, len(t.Tokens))
 	for i, token := range t.Tokens {
-		texts[i] = byteLevel(token)
+		texts[i] = toByteAlphabet(string(token))
 	}
 	return texts
 }

@@ -35,8 +35,13 @@ const (
 	budgetPerChar = 1000
 )
 
-// maxProgram bounds the compiled size, which counted repeats multiply.
-const maxProgram = 20_000
+// maxExpression bounds the text of an expression in bytes, of which the
+// longest known has 3,000; maxProgram bounds the compiled size, which counted
+// repeats multiply.
+const (
+	maxExpression = 16 << 10
+	maxProgram    = 20_000
+)
 
 var errRegexBudget = errors.New("regular expression needs too many steps on this text")
 
@@ -195,6 +200,9 @@ type regex struct {
 
 // compileRegex compiles expr. Errors quote the expression and the place.
 func compileRegex(expr string, d *dialect) (*regex, error) {
+	if len(expr) > maxExpression {
+		return nil, fmt.Errorf("regular expression of %d bytes: more than %d", len(expr), maxExpression)
+	}
 	p := &regexParser{src: []rune(expr), d: d}
 	if !utf8.ValidString(expr) {
 		return nil, fmt.Errorf("regular expression %q: not UTF-8", expr)
@@ -587,7 +595,7 @@ func (p *regexParser) class(depth int) (*charSet, error) {
 		return nil, fmt.Errorf("classes nested deeper than %d", maxGroupDepth)
 	}
 	negate := p.accept("^")
-	set := &charSet{}
+	var members []charRange
 	var left *charSet // what stands before &&
 	for first := true; ; first = false {
 		if !p.more() {
@@ -598,10 +606,11 @@ func (p *regexParser) class(depth int) (*charSet, error) {
 			break
 		}
 		if p.accept("&&") {
+			right := newCharSet(members)
 			if left != nil {
-				set = set.intersect(left)
+				right = right.intersect(left)
 			}
-			left, set = set, &charSet{}
+			left, members = right, nil
 			continue
 		}
 		if p.accept("[:") {
@@ -609,7 +618,7 @@ func (p *regexParser) class(depth int) (*charSet, error) {
 			if err != nil {
 				return nil, err
 			}
-			set = set.union(member)
+			members = append(members, member.ranges...)
 			continue
 		}
 		if p.looking('[') {
@@ -618,7 +627,7 @@ func (p *regexParser) class(depth int) (*charSet, error) {
 			if err != nil {
 				return nil, err
 			}
-			set = set.union(member)
+			members = append(members, member.ranges...)
 			continue
 		}
 		member, err := p.member()
@@ -636,10 +645,12 @@ func (p *regexParser) class(depth int) (*charSet, error) {
 			if !ok || hi < lo {
 				return nil, errors.New("class range out of order")
 			}
-			member = newCharSet([]charRange{{lo, hi}})
+			members = append(members, charRange{lo, hi})
+			continue
 		}
-		set = set.union(member)
+		members = append(members, member.ranges...)
 	}
+	set := newCharSet(members)
 	if left != nil {
 		set = set.intersect(left)
 	}

@@ -146,13 +146,13 @@ func (t *Tiktoken) parts(token []byte, limit int32) [][]byte {
 // makes the token. A token that BPE cannot make of two parts is an error where
 // strict, and has no merge otherwise.
 func (t *Tiktoken) Merges(strict bool) ([]string, error) {
+	if err := t.checkCost(); err != nil {
+		return nil, err
+	}
 	merges := make([]string, 0, len(t.Tokens))
 	for rank, token := range t.Tokens {
 		if len(token) == 1 {
 			continue
-		}
-		if len(token) > maxTiktokenBytes {
-			return nil, fmt.Errorf("the token of rank %d has %d bytes, more than %d", rank, len(token), maxTiktokenBytes)
 		}
 		parts := t.parts(token, int32(rank))
 		if len(parts) != 2 {
@@ -161,59 +161,29 @@ func (t *Tiktoken) Merges(strict bool) ([]string, error) {
 			}
 			continue
 		}
-		merges = append(merges, byteLevel(parts[0])+" "+byteLevel(parts[1]))
+		merges = append(merges, toByteAlphabet(string(parts[0]))+" "+toByteAlphabet(string(parts[1])))
 	}
 	return merges, nil
 }
 
-// maxTiktokenBytes bounds the length of a token, since finding its merge is
-// quadratic in it; published tokens are far shorter.
-const maxTiktokenBytes = 2048
+// Finding the merge of a token is quadratic in its length. These bound the
+// length in bytes (published tokens have up to 128) and the sum of the squares
+// of the lengths (published files stay below 1<<24).
+const (
+	maxTiktokenBytes = 2048
+	maxTiktokenCost  = 1 << 28
+)
 
-// byteRunes gives GPT-2's printable character for each byte: printable Latin-1
-// stands for itself, the others for U+0100 and up (bytes_to_unicode of
-// openai/gpt-2's encoder.py).
-var byteRunes = func() (table [256]rune) {
-	next := rune(256)
-	for b := range table {
-		switch {
-		case b >= '!' && b <= '~', b >= 0xA1 && b <= 0xAC, b >= 0xAE:
-			table[b] = rune(b)
-		default:
-			table[b] = next
-			next++
+// checkCost refuses a file whose merges would take too long to find.
+func (t *Tiktoken) checkCost() error {
+	cost := 0
+	for rank, token := range t.Tokens {
+		if len(token) > maxTiktokenBytes {
+			return fmt.Errorf("the token of rank %d has %d bytes, more than %d", rank, len(token), maxTiktokenBytes)
+		}
+		if cost += len(token) * len(token); cost > maxTiktokenCost {
+			return fmt.Errorf("the tokens up to rank %d are too long for their number", rank)
 		}
 	}
-	return table
-}()
-
-// runeBytes is the inverse of byteRunes.
-var runeBytes = func() map[rune]byte {
-	m := make(map[rune]byte, 256)
-	for b, r := range byteRunes {
-		m[r] = byte(b)
-	}
-	return m
-}()
-
-// byteLevel writes bytes in GPT-2's printable characters.
-func byteLevel(b []byte) string {
-	out := make([]rune, len(b))
-	for i, c := range b {
-		out[i] = byteRunes[c]
-	}
-	return string(out)
-}
-
-// fromByteLevel is the inverse of byteLevel; ok is false where text has a
-// character that stands for no byte.
-func fromByteLevel(text string) (b []byte, ok bool) {
-	for _, r := range text {
-		c, ok := runeBytes[r]
-		if !ok {
-			return nil, false
-		}
-		b = append(b, c)
-	}
-	return b, true
+	return nil
 }
