@@ -4,6 +4,7 @@ import (
 	"archive/zip"
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"io"
 	"io/fs"
@@ -35,7 +36,7 @@ func TestGoldens(t *testing.T) {
 		}
 		for _, file := range dirs {
 			dir := filepath.Dir(file)
-			t.Run(filepath.Base(dir), func(t *testing.T) { checkGolden(t, dir) })
+			t.Run(filepath.Base(dir), func(t *testing.T) { checkGolden(t, dir, openModel(t, dir)) })
 		}
 	}
 }
@@ -59,12 +60,11 @@ func openModel(t testing.TB, dir string) fs.FS {
 	return source
 }
 
-func checkGolden(t *testing.T, dir string) {
+func checkGolden(t *testing.T, dir string, source fs.FS) {
 	want, err := os.ReadFile(filepath.Join(dir, "upstream.txt"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	source := openModel(t, dir)
 	options := Options{Source: "hf", Name: "tiny"}
 	if name, err := os.ReadFile(filepath.Join(dir, "type.txt")); err == nil {
 		options.Types = NewTypePolicy(quantize.Recipe{Preset: strings.TrimSpace(string(name))}, nil, "")
@@ -99,4 +99,60 @@ func checkGolden(t *testing.T, dir string) {
 			t.Errorf("%s: not upstream's", key)
 		}
 	}
+}
+
+// TestBothForms gives the goldens the config that transformers 5 writes:
+// rope_parameters and dtype in place of rope_theta, rope_scaling and
+// torch_dtype. The file is the same.
+func TestBothForms(t *testing.T) {
+	files, err := filepath.Glob("testdata/golden/*/upstream.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no goldens (%v)", err)
+	}
+	for _, file := range files {
+		dir := filepath.Dir(file)
+		source, ok := openModel(t, dir).(fstest.MapFS)
+		if !ok {
+			t.Fatalf("%s has no archive", dir)
+		}
+		var config map[string]any
+		if err := json.Unmarshal(source["config.json"].Data, &config); err != nil {
+			t.Fatal(err)
+		}
+		if config["rope_theta"] == nil || config["rope_parameters"] != nil {
+			continue
+		}
+		t.Run(filepath.Base(dir), func(t *testing.T) {
+			rewriteRope(config)
+			data, err := json.Marshal(config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			source["config.json"] = &fstest.MapFile{Data: data}
+			checkGolden(t, dir, source)
+		})
+	}
+}
+
+// rewriteRope turns transformers 4's rotary settings into transformers 5's.
+func rewriteRope(config map[string]any) {
+	rope := map[string]any{"rope_type": "default"}
+	if scaling, ok := config["rope_scaling"].(map[string]any); ok {
+		rope = maps.Clone(scaling)
+	}
+	for _, name := range []string{"rope_theta", "partial_rotary_factor"} {
+		if v, ok := config[name]; ok {
+			rope[name] = v
+		}
+		delete(config, name)
+	}
+	if local, ok := config["rope_local_base_freq"]; ok { // Gemma 3
+		rope = map[string]any{"full_attention": rope, "sliding_attention": map[string]any{"rope_type": "default", "rope_theta": local}}
+	}
+	for _, name := range []string{"rope_scaling", "rope_local_base_freq"} {
+		delete(config, name)
+	}
+	config["rope_parameters"] = rope
+	config["dtype"] = config["torch_dtype"]
+	delete(config, "torch_dtype")
 }
