@@ -44,7 +44,11 @@ func ReadCheckpoint(ctx context.Context, src fs.FS, config *Config) (*Checkpoint
 	for f, t := range files.All() {
 		c.Stored = append(c.Stored, Leaf{File: f.Name, Name: t.Name, DType: t.DType.String(), Shape: t.Shape, Offset: f.DataOffset + t.Offset, Size: t.Size})
 	}
-	if c.Tensors, err = dequantize(c.Stored, config); err != nil {
+	q, err := readQuantization(src, config)
+	if err != nil {
+		return nil, err
+	}
+	if c.Tensors, err = dequantize(c.Stored, q); err != nil {
 		return nil, err
 	}
 	c.byName = make(map[string]int, len(c.Tensors))

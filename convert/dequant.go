@@ -1,7 +1,10 @@
 package convert
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 )
@@ -60,11 +63,7 @@ var (
 )
 
 // dequantize returns the tensors that stored ones stand for.
-func dequantize(stored []Leaf, config *Config) ([]Tensor, error) {
-	q, err := readQuantization(config)
-	if err != nil {
-		return nil, fmt.Errorf("config.json: quantization_config: %w", err)
-	}
+func dequantize(stored []Leaf, q quantization) ([]Tensor, error) {
 	rows, err := q.packings()
 	if err != nil {
 		return nil, fmt.Errorf("config.json: quantization_config: %w", err)
@@ -102,10 +101,18 @@ func dequantize(stored []Leaf, config *Config) ([]Tensor, error) {
 		case ok:
 			tensors = append(tensors, t)
 		case !used[l.Name]:
+			if q.method != "" && len(l.Shape) > 1 && coded(l.DType) {
+				return nil, fmt.Errorf("tensor %s: %s without the scale that %s has: cannot tell its values", l.Name, l.DType, q.method)
+			}
 			tensors = append(tensors, Tensor{l.Name, l.DType, l.Shape, l})
 		}
 	}
 	return tensors, nil
+}
+
+// coded says whether dtype holds codes, or numbers too coarse to stand alone.
+func coded(dtype string) bool {
+	return strings.HasPrefix(dtype, "F8_") || dtype == "F4" || dtype == "I8" || dtype == "U8" || dtype == "I32"
 }
 
 // claim makes the weight of that base name and returns what it is made of.
@@ -134,12 +141,40 @@ func (p packing) claim(q quantization, base string, byName map[string]Leaf) (Ten
 	return Tensor{base + p.weight, dtype, shape, m}, names, nil
 }
 
-func readQuantization(config *Config) (quantization, error) {
-	var q quantization
+// readQuantization finds out how a checkpoint is quantized: from its config,
+// or from the file that NVIDIA's modelopt puts beside it.
+func readQuantization(src fs.FS, config *Config) (quantization, error) {
 	v, _, ok := config.Raw("quantization_config", "compression_config")
-	if !ok {
+	if ok {
+		q, err := parseQuantization(v)
+		if err != nil {
+			return q, fmt.Errorf("config.json: quantization_config: %w", err)
+		}
 		return q, nil
 	}
+	const beside = "hf_quant_config.json"
+	data, err := readFile(src, beside)
+	if errors.Is(err, fs.ErrNotExist) {
+		return quantization{}, nil
+	}
+	if err != nil {
+		return quantization{}, err
+	}
+	var file struct {
+		Producer struct {
+			Name string `json:"name"`
+		} `json:"producer"`
+		Quantization map[string]any `json:"quantization"`
+	}
+	if err := json.Unmarshal(data, &file); err != nil {
+		return quantization{}, fmt.Errorf("%s: %w", beside, err)
+	}
+	return quantization{method: strings.ToLower(file.Producer.Name), fields: file.Quantization}, nil
+}
+
+func parseQuantization(v any) (quantization, error) {
+	var q quantization
+	var ok bool
 	if q.fields, ok = v.(map[string]any); !ok {
 		return q, fmt.Errorf("want an object, got %v", v)
 	}

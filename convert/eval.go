@@ -278,12 +278,13 @@ func (e *evaluator) transpose(m Transpose, r0, r1, c0, c1 int64, dst []float32) 
 		if err == nil {
 			to := dst[(r-r0)*w : (r-r0+n)*w]
 			const square = 16
-			for i := int64(0); i < n; i += square {
-				for j := int64(0); j < w; j += square {
-					for ii := i; ii < min(n, i+square); ii++ {
-						for jj := j; jj < min(w, j+square); jj++ {
-							to[ii*w+jj] = buf[jj*n+ii]
-						}
+			for j := int64(0); j < w; j += square {
+				high := min(square, w-j)
+				for i := range n {
+					row, at := to[i*w+j:][:high], j*n+i
+					for k := range row {
+						row[k] = buf[at]
+						at += n
 					}
 				}
 			}
@@ -423,6 +424,13 @@ func (e *evaluator) unpack(m Unpack, r0, r1, c0, c1 int64, dst []float32) error 
 				word := integer(ints, u.bytes)
 				ints = ints[u.bytes:]
 				first := p*slots - c0
+				if first >= 0 && first+slots <= w {
+					out := row[first:][:slots]
+					for k := range out {
+						out[k] = float32(int32(word >> (shifts[k] & 63) & mask))
+					}
+					continue
+				}
 				for k := max(0, -first); k < min(slots, w-first); k++ {
 					row[first+k] = float32(int32(word >> shifts[k] & mask))
 				}
@@ -450,6 +458,12 @@ func (e *evaluator) unpack(m Unpack, r0, r1, c0, c1 int64, dst []float32) error 
 				at, shift = i, shifts[r/rows]
 			}
 			row, words := dst[(r-r0+i)*w:(r-r0+i+1)*w], ints[at*w*u.bytes:]
+			if u.bytes == 4 {
+				for c := range row {
+					row[c] = float32(int32(binary.LittleEndian.Uint32(words[4*c:]) >> (shift & 31) & uint32(mask)))
+				}
+				continue
+			}
 			for c := range row {
 				row[c] = float32(int32(integer(words[int64(c)*u.bytes:], u.bytes) >> shift & mask))
 			}
@@ -497,6 +511,13 @@ func (e *evaluator) mxfp4(m MXFP4, r0, r1, c0, c1 int64, dst []float32) error {
 			row := dst[(r-r0+k)*w : (r-r0+k+1)*w]
 			for b := range per {
 				scale := decodeE8M0(scales[k*per+b])
+				if first := (b0+b)*32 - c0; first >= 0 && first+32 <= w {
+					out, in := row[first:][:32], blocks[(k*per+b)*16:][:16]
+					for i, v := range in {
+						out[2*i], out[2*i+1] = e2m1[v&15]*scale, e2m1[v>>4]*scale
+					}
+					continue
+				}
 				for i := range int64(32) {
 					if at := (b0+b)*32 + i - c0; at >= 0 && at < w {
 						row[at] = e2m1[blocks[(k*per+b)*16+i/2]>>(i%2*4)&15] * scale
