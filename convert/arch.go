@@ -26,6 +26,9 @@ type Architecture struct {
 	// Dims are the row's own meanings of dimension names, before the common
 	// ones of dims.go.
 	Dims map[string]Dim
+	// Rope are the rotary settings that the class has where its config says
+	// nothing.
+	Rope map[string]any
 	// Keys are the metadata keys in the order of the file.
 	Keys []Key
 	// Tensors say what becomes of each tensor of the checkpoint.
@@ -78,6 +81,9 @@ type Rule struct {
 	Do    []Transform
 	// Rename gives the output another name in some models or blocks; "" drops it.
 	Rename func(m *Model, bid int, to string) string
+	// Copy is for the second tensor that is made of the same weights: it does
+	// not count as parameters.
+	Copy bool
 	// Need says in which blocks the tensor must be there; nil means that it
 	// may be missing.
 	Need func(m *Model, bid int) bool
@@ -121,6 +127,7 @@ type Model struct {
 	source   smallFiles
 	options  Options
 	prefixed bool // the checkpoint has one of the row's prefixes
+	headed   bool // the checkpoint has a lm_head.weight
 	vocab    *tokenizer.Vocabulary
 	dimDepth int
 }

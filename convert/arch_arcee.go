@@ -9,7 +9,7 @@ var _ = register(Architecture{
 	Keys: keys(llamaKeys, []Key{
 		{"pooling_type", u32, poolingType},
 	}),
-	Tensors:   rules(embedding, permutedAttention, preNorms, plainFFN("up_proj", "down_proj"), finalNorm, head),
+	Tensors:   rules(embedding, permutedAttention, preNorms, unbiased(plainFFN("up_proj", "down_proj")), finalNorm, head),
 	Constants: ropeFreqs,
 	Vocab:     llamaVocab,
 })

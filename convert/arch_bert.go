@@ -79,11 +79,20 @@ func oldNorm(from, to string) []Rule {
 }
 
 // classLabels are the names of a classifier's outputs in their order; nil
-// where the model has none but the two that transformers makes up.
+// where the model has none but the two that transformers makes up. A classifier
+// with those two gets their names: upstream writes none, and llama.cpp takes it
+// for one with a single output and does not load it.
 func classLabels(m *Model) (any, error) {
 	byID, err := m.Config.Object("id2label")
-	if byID == nil || err != nil {
+	if err != nil {
 		return nil, err
+	}
+	classifies := strings.HasSuffix(m.Class, "ForSequenceClassification")
+	if byID == nil && classifies {
+		return []string{"LABEL_0", "LABEL_1"}, nil
+	}
+	if byID == nil {
+		return nil, nil
 	}
 	ids := make([]int, 0, len(byID))
 	for k := range byID {
@@ -98,7 +107,7 @@ func classLabels(m *Model) (any, error) {
 	for i, id := range ids {
 		labels[i], _ = byID[strconv.Itoa(id)].(string)
 	}
-	if len(labels) == 2 && labels[0] == "LABEL_0" {
+	if len(labels) == 2 && labels[0] == "LABEL_0" && !classifies {
 		return nil, nil
 	}
 	return labels, nil

@@ -9,7 +9,7 @@ var _ = register(Architecture{
 	Classes:  []string{"Ernie4_5_ForCausalLM", "Ernie4_5ForCausalLM"},
 	Prefixes: []string{"model.", "ernie."},
 	Keys:     decoderKeys,
-	Tensors:  rules(embedding, plainAttention, splitAttention, preNorms, gatedFFN, splitFFN, finalNorm, head),
+	Tensors:  rules(embedding, plainAttention, outputBias, splitAttention, preNorms, gatedFFN, splitFFN, finalNorm, head),
 	Vocab:    tokenizer.Options{SpacePrefixFromConfig: true},
 })
 

@@ -1,6 +1,7 @@
 package convert
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/modelpipe/modelpipe/tokenizer"
@@ -22,7 +23,7 @@ var _ = register(Architecture{
 	Keys: keys(decoderKeys, []Key{
 		{"expert_count", u32, field("moe_num_experts")},
 		{"expert_used_count", u32, field("moe_k")},
-		{"interleave_moe_layer_step", u32, field("moe_layer_interval")},
+		{"interleave_moe_layer_step", u32, ernieInterval},
 		{"leading_dense_block_count", u32, field("moe_layer_start_index")},
 		{"expert_feed_forward_length", u32, maybe("moe_intermediate_size")},
 		{"expert_shared_count", u32, maybe("moe_num_shared_experts")},
@@ -60,7 +61,9 @@ func ernieSparse(m *Model, bid int) bool {
 
 func ernieDense(m *Model, bid int) bool { return !ernieSparse(m, bid) }
 
-// ernieSharedLength is upstream's figure, which divides by the key-value heads.
+// ernieSharedLength is the width of the shared experts' one tensor. Upstream
+// writes intermediate_size / num_key_value_heads, which is the same number in
+// the published models and one that llama.cpp refuses in others.
 func ernieSharedLength(m *Model) (any, error) {
 	shared, err := m.Config.Int("moe_num_shared_experts")
 	if isMissing(err) || err == nil && shared <= 0 {
@@ -69,15 +72,17 @@ func ernieSharedLength(m *Model) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	ff, err := m.dim("ff", -1)
-	if err != nil {
-		return nil, err
+	return wrapInt(m.dim("shared_ff", -1))
+}
+
+// ernieInterval is the distance of the blocks with experts; ggml knows them in
+// every block only.
+func ernieInterval(m *Model) (any, error) {
+	n, err := m.Config.Int("moe_layer_interval")
+	if err == nil && n != 1 {
+		err = fmt.Errorf("config.json: moe_layer_interval: %d: want 1: ggml has experts in every block from moe_layer_start_index on", n)
 	}
-	heads, err := m.dim("kv_heads", -1)
-	if err != nil {
-		return nil, err
-	}
-	return ff / heads, nil
+	return n, err
 }
 
 // ernieIgnored holds for what predicts further tokens.

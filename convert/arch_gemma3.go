@@ -1,6 +1,10 @@
 package convert
 
-import "github.com/modelpipe/modelpipe/tokenizer"
+import (
+	"fmt"
+
+	"github.com/modelpipe/modelpipe/tokenizer"
+)
 
 // Gemma 3 and the text part of its multimodal checkpoints: Gemma 2 with norms
 // on the heads of q and k and without soft caps on the attention. Embedding
@@ -33,6 +37,7 @@ var gemma3Keys = keys(without(modelKeys, "context_length", "attention.head_count
 	{"rope.freq_base", f32, gemma3FreqBase},
 	{"rope.freq_base_swa", f32, gemma3LocalBase},
 	{"final_logit_softcapping", f32, nonzero("final_logit_softcapping")},
+	{"attn_logit_softcapping", f32, gemma3SoftCap},
 	{"attention.sliding_window", u32, gemma3Window},
 })
 
@@ -56,6 +61,15 @@ func gemma3LocalBase(m *Model) (any, error) {
 		return v, nil
 	}
 	return 1e4, nil
+}
+
+// gemma3SoftCap refuses what Gemma 3 has no longer and ggml would not apply.
+func gemma3SoftCap(m *Model) (any, error) {
+	v, err := nonzero("attn_logit_softcapping")(m)
+	if v != nil {
+		return nil, fmt.Errorf("config.json: attn_logit_softcapping: %v: want null: ggml's Gemma 3 does not cap attention", v)
+	}
+	return nil, err
 }
 
 // gemma3Window is the window of the sliding blocks, where there are any.

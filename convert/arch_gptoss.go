@@ -7,11 +7,14 @@ var _ = register(Architecture{
 	Name:     "gpt-oss",
 	Classes:  []string{"GptOssForCausalLM"},
 	Prefixes: []string{"model."},
+	Rope: map[string]any{
+		"rope_type": "yarn", "factor": 32.0, originalLength: int64(4096), "beta_fast": 32.0, "beta_slow": 1.0,
+	},
 	Keys: keys(decoderKeys, moeKeys, []Key{
 		{"attention.sliding_window", u32, field("sliding_window")},
 		{"expert_feed_forward_length", u32, size("ff")},
 	}),
-	Tensors: rules(embedding, plainAttention,
+	Tensors: rules(embedding, plainAttention, complete(outputBias),
 		one("layers.{bid}.self_attn.sinks", block+"attn_sinks.weight", "heads"),
 		norm("layers.{bid}.input_layernorm", block+"attn_norm", "hidden"),
 		norm("layers.{bid}.post_attention_layernorm", block+"post_attention_norm", "hidden"),
@@ -22,7 +25,7 @@ var _ = register(Architecture{
 		one("layers.{bid}.mlp.experts.gate_up_proj_bias", block+"ffn_gate_exps.bias", "experts, 2*ff", alternate("0")...),
 		one("layers.{bid}.mlp.experts.gate_up_proj_bias", block+"ffn_up_exps.bias", "experts, 2*ff", alternate("1")...),
 		one("layers.{bid}.mlp.experts.down_proj_bias", block+"ffn_down_exps.bias", "experts, hidden"),
-		finalNorm, head),
+		finalNorm, ownHead),
 })
 
 // gptossExperts are the experts as stored in dtype ("" for what is not MXFP4).

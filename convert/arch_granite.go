@@ -8,7 +8,7 @@ var _ = register(Architecture{
 	Prefixes:  []string{"model."},
 	Dims:      graniteDims,
 	Keys:      graniteKeys,
-	Tensors:   rules(embedding, permutedAttention, preNorms, gatedFFN, finalNorm, head),
+	Tensors:   rules(embedding, permutedAttention, outputBias, preNorms, gatedFFN, ffnBiases, finalNorm, head),
 	Constants: ropeFreqs,
 	Vocab:     llamaVocab,
 })

@@ -11,7 +11,7 @@ var _ = register(Architecture{
 		"shared_ff": {Fields: []string{"shared_intermediate_size"}},
 	},
 	Keys: keys(graniteKeys, moeKeys, []Key{{"expert_shared_feed_forward_length", u32, nonzero("shared_intermediate_size")}}),
-	Tensors: rules(embedding, permutedAttention, preNorms,
+	Tensors: rules(embedding, permutedAttention, outputBias, preNorms,
 		one("layers.{bid}.block_sparse_moe.router.layer.weight", block+"ffn_gate_inp.weight", "experts, hidden"),
 		one("layers.{bid}.block_sparse_moe.input_linear.weight", block+"ffn_gate_exps.weight", "experts, 2*ff, hidden", rows{Count: "ff"}),
 		one("layers.{bid}.block_sparse_moe.input_linear.weight", block+"ffn_up_exps.weight", "experts, 2*ff, hidden", rows{Start: "ff", Count: "ff"}),

@@ -11,8 +11,8 @@ var _ = register(Architecture{
 	Prefixes: []string{"model.", "text_model."},
 	Keys:     llamaKeys,
 	Tensors: rules(
-		embedding, permutedAttention, preNorms,
-		needed(dense, gatedFFN),
+		embedding, permutedAttention, outputBias, preNorms,
+		needed(dense, gatedFFN), ffnBiases,
 		needed(sparse, mixtralExperts),
 		finalNorm, head,
 	),

@@ -16,11 +16,11 @@ var _ = register(Architecture{
 		{"rope.scaling.type", str, nemotronScaling},
 		{"rope.scaling.factor", f32, nemotronFactor},
 	}),
-	Tensors: rules(embedding, plainAttention,
+	Tensors: rules(embedding, plainAttention, outputBias,
 		norm("layers.{bid}.input_layernorm", block+"attn_norm", "hidden", plusOne),
 		norm("layers.{bid}.post_attention_layernorm", block+"ffn_norm", "hidden", plusOne),
 		plainFFN("up_proj", "down_proj"),
-		norm("norm", "output_norm", "hidden", plusOne), head),
+		norm("norm", "output_norm", "hidden", plusOne), ownHead),
 	VocabKeys: []Key{
 		{"tokenizer.ggml.padding_token_id", u32, fixed(int64(0))},
 		{"tokenizer.ggml.unknown_token_id", u32, fixed(int64(1))},

@@ -14,7 +14,7 @@ var _ = register(Architecture{
 	Tensors: rules(embedding, plainAttention,
 		norm("layers.{bid}.self_attn.q_norm", block+"attn_q_norm", "heads*head_dim"),
 		norm("layers.{bid}.self_attn.k_norm", block+"attn_k_norm", "kv_heads*head_dim"),
-		postNorms, gatedFFN, finalNorm, head),
+		postNorms, gatedFFN, finalNorm, ownHead),
 })
 
 // olmo3Sliding is the blocks with a window: all but every fourth where the

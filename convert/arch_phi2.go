@@ -26,10 +26,10 @@ var _ = register(Architecture{
 		linear("layers.{bid}.self_attn.q_proj", block+"attn_q", "hidden, hidden"),
 		linear("layers.{bid}.self_attn.k_proj", block+"attn_k", "hidden, hidden"),
 		linear("layers.{bid}.self_attn.v_proj", block+"attn_v", "hidden, hidden"),
-		linear("layers.{bid}.self_attn.dense", block+"attn_output", "hidden, hidden"),
+		complete(linear("layers.{bid}.self_attn.dense", block+"attn_output", "hidden, hidden")),
 		norm("layers.{bid}.input_layernorm", block+"attn_norm", "hidden"),
-		plainFFN("fc1", "fc2"),
+		complete(plainFFN("fc1", "fc2")),
 		norm("final_layernorm", "output_norm", "hidden"),
-		head),
+		complete(head)),
 	Vocab: tokenizer.Options{Flags: []tokenizer.FlagRule{{Name: "add_bos_token", Value: false}}},
 })

@@ -32,7 +32,7 @@ var _ = register(Architecture{
 	},
 	Tensors: rules(embedding,
 		linear("layers.{bid}.self_attn.qkv_proj", block+"attn_qkv", "(heads+2*kv_heads)*head_dim, hidden"),
-		linear("layers.{bid}.self_attn.o_proj", block+"attn_output", "hidden, heads*head_dim"),
+		one("layers.{bid}.self_attn.o_proj.weight", block+"attn_output.weight", "hidden, heads*head_dim"),
 		preNorms, fusedFFN, finalNorm, head),
 	Constants: phi3Factors,
 	Vocab:     tokenizer.Options{AddedFromDefinition: true},

@@ -20,5 +20,5 @@ var _ = register(Architecture{
 		experts("layers.{bid}.mlp.experts"),
 		sharedExpert("layers.{bid}.mlp.shared_expert"),
 		one("layers.{bid}.mlp.shared_expert_gate.weight", block+"ffn_gate_inp_shexp.weight", "1, hidden"),
-		finalNorm, head),
+		finalNorm, ownHead),
 })

@@ -26,7 +26,7 @@ var _ = register(Architecture{
 		plainAttention, headNorms, preNorms, gatedFFN, finalNorm,
 		embedding,
 		[]Rule{
-			{From: "lm_head.weight", To: "output.weight", Shape: "vocab, hidden", Need: untied, Rename: qwen3Head},
+			{From: "lm_head.weight", To: "output.weight", Shape: "vocab, hidden", Need: qwen3Headed, Rename: qwen3Head},
 			{From: "lm_head.weight", To: "cls.output.weight", Shape: "vocab, hidden", Do: []Transform{yesNo{}}, Rename: qwen3Answers(false)},
 			{From: "embed_tokens.weight", To: "cls.output.weight", Shape: "vocab, hidden", Do: []Transform{yesNo{}}, Rename: qwen3Answers(true)},
 		},
@@ -58,6 +58,12 @@ func qwen3Reranker(m *Model) (bool, error) {
 		return false, nil
 	}
 	return strings.Contains(strings.ToLower(string(card)), "# qwen3-reranker"), err
+}
+
+// qwen3Headed holds for the models that keep a head of their own.
+func qwen3Headed(m *Model, bid int) bool {
+	reranker, err := qwen3Reranker(m)
+	return err == nil && !reranker && untied(m, bid)
 }
 
 // qwen3Head drops a reranker's own head.

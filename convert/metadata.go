@@ -34,6 +34,9 @@ func countParameters(outs []output) parameterCount {
 	var c parameterCount
 	var sum, stacks int64
 	for _, out := range outs {
+		if out.copy {
+			continue
+		}
 		n := product(out.shape)
 		c.total += n
 		axis := len(out.shape) - 3

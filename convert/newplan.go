@@ -120,6 +120,11 @@ func newModel(config []byte, source fs.FS) (*Model, error) {
 	if err != nil {
 		return nil, err
 	}
+	if rope.kind() == "" {
+		for k, v := range arch.Rope {
+			rope.Full[k] = v
+		}
+	}
 	return &Model{Config: c, Class: class, arch: arch, rope: rope, source: smallFiles{source, map[string]smallFile{}}}, nil
 }
 
@@ -159,10 +164,9 @@ func (m *Model) plan(o Options, checkpoint *Checkpoint) (*Plan, error) {
 // observe notes what the rules' conditions ask about the checkpoint.
 func (m *Model) observe(tensors []Tensor) {
 	for _, t := range tensors {
-		if m.arch.shortName(t.Name) != t.Name {
-			m.prefixed = true
-			return
-		}
+		name := m.arch.shortName(t.Name)
+		m.prefixed = m.prefixed || name != t.Name
+		m.headed = m.headed || name == "lm_head.weight"
 	}
 }
 

@@ -89,6 +89,17 @@ func TestBadModels(t *testing.T) {
 			want: "config.json: scoring_func: want softmax, sigmoid or sqrtsoftplus, got tanh"},
 		{name: "alibi", golden: "falcon", config: map[string]any{"alibi": true},
 			want: "config.json: alibi: ggml's Falcon has rotary positions only"},
+		{name: "soft cap that ggml does not apply", golden: "gemma3", config: map[string]any{"attn_logit_softcapping": 50.0},
+			want: "config.json: attn_logit_softcapping: 50: want null"},
+		{name: "experts in every other block", golden: "ernie45-moe", config: map[string]any{"moe_layer_interval": 2, "num_hidden_layers": 2},
+			header: func(h map[string]any) {
+				maps.DeleteFunc(h, func(name string, _ any) bool { return strings.HasPrefix(name, "model.layers.2.") })
+			},
+			want: "config.json: moe_layer_interval: 2: want 1"},
+		{name: "bias that ggml does not add", golden: "qwen3", header: rename("model.layers.0.input_layernorm.weight", "model.layers.0.self_attn.o_proj.bias"),
+			want: "plan qwen3: tensor model.layers.0.self_attn.o_proj.bias: no rule of qwen3 claims this tensor"},
+		{name: "bias that ggml needs", golden: "starcoder2", header: drop("model.layers.0.mlp.c_fc.bias"),
+			want: "plan starcoder2: tensor model.layers.0.mlp.c_fc.bias: missing: starcoder2 needs it for blk.0.ffn_up.bias"},
 		{name: "unsupported quantization", golden: "qwen3", config: map[string]any{"quantization_config": map[string]any{"quant_method": "bitsandbytes"}},
 			want: `quant_method "bitsandbytes" is not supported`},
 		{name: "no tokenizer", golden: "qwen3", files: func(s fstest.MapFS) {
@@ -133,6 +144,40 @@ func TestBadModels(t *testing.T) {
 				t.Fatalf("got  %v\nwant %s", err, bad.want)
 			}
 		})
+	}
+}
+
+// TestTiedOutput: where ggml has no fallback on the embedding, a model that
+// shares it with its head gets a copy, which does not count as parameters.
+func TestTiedOutput(t *testing.T) {
+	for _, golden := range []string{"olmo2", "qwen2moe", "gptoss", "stablelm", "nemotron"} {
+		source, ok := openModel(t, "testdata/golden/"+golden).(fstest.MapFS)
+		if !ok {
+			t.Fatal("no such golden")
+		}
+		untied, err := NewPlan(context.Background(), source, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		editConfig(t, source, map[string]any{"tie_word_embeddings": true})
+		editHeader(t, source, drop("lm_head.weight"))
+		tied, err := NewPlan(context.Background(), source, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(tied.Steps) != len(untied.Steps) {
+			t.Errorf("%s: %d tensors: want %d as with a head of its own", golden, len(tied.Steps), len(untied.Steps))
+		}
+		at := func(name string) Step {
+			return tied.Steps[slices.IndexFunc(tied.Steps, func(s Step) bool { return s.Name == name })]
+		}
+		if output, embedding := at("output.weight"), at("token_embd.weight"); output.Type != embedding.Type || !slices.Equal(output.Shape, embedding.Shape) {
+			t.Errorf("%s: output.weight is %v %v: want the embedding's %v %v", golden, output.Type, output.Shape, embedding.Type, embedding.Shape)
+		}
+		label := func(p *Plan) any { v, _ := p.Header.Metadata.Get("general.size_label"); return v }
+		if label(tied) == label(untied) {
+			t.Errorf("%s: the copy counts in %v", golden, label(tied))
+		}
 	}
 }
 

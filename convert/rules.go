@@ -15,6 +15,7 @@ type output struct {
 	dtype string // of the first checkpoint tensor it is made of
 	shape []int64
 	from  Matrix
+	copy  bool // of weights that another output has
 }
 
 // A pattern is a rule's From, ready to be matched: every number between dots
@@ -306,7 +307,7 @@ func (m *Model) apply(r *Rule, bid int, parts claimed) (output, string, error) {
 			return output{}, first, fmt.Errorf("tensor %s: %w", first, err)
 		}
 	}
-	return output{name: substitute(to, bid, -1), dtype: dtype, shape: x.shape, from: x.from}, first, nil
+	return output{name: substitute(to, bid, -1), dtype: dtype, shape: x.shape, from: x.from, copy: r.Copy}, first, nil
 }
 
 // shown gives a rule's name the prefix that the checkpoint uses.

@@ -1,6 +1,9 @@
 package convert
 
-import "slices"
+import (
+	"slices"
+	"strings"
+)
 
 // Sets of tensor rules that many architectures share. Names are without the
 // prefixes that checkpoints may have (Architecture.Prefixes).
@@ -65,6 +68,20 @@ func needed(where func(m *Model, bid int) bool, list []Rule) []Rule {
 	return list
 }
 
+// unbiased leaves out the biases, for which ggml may have no place.
+func unbiased(list []Rule) []Rule {
+	return slices.DeleteFunc(slices.Clone(list), func(r Rule) bool { return strings.HasSuffix(r.To, ".bias") })
+}
+
+// complete makes rules need all their tensors, biases included.
+func complete(list []Rule) []Rule {
+	list = slices.Clone(list)
+	for i := range list {
+		list[i].Need = all
+	}
+	return list
+}
+
 const block = "blk.{bid}."
 
 // embedding and head are what most decoders have outside the blocks. The head
@@ -78,6 +95,20 @@ var (
 	finalNorm = norm("norm", "output_norm", "hidden")
 )
 
+// ownHead is head for the architectures in which ggml does not fall back on the
+// embedding: a model that shares it gets a copy.
+var ownHead = rules(needed(all, head), []Rule{
+	{From: "embed_tokens.weight", To: "output.weight", Shape: "vocab, hidden", Copy: true, Rename: withoutHead},
+})
+
+// withoutHead keeps the output of models whose head is the embedding.
+func withoutHead(m *Model, _ int, to string) string {
+	if tied, err := m.Config.Bool("tie_word_embeddings"); err != nil || !tied || m.headed {
+		return ""
+	}
+	return to
+}
+
 // untied holds where config.json says that the output is not the embedding,
 // in checkpoints of a model with a head: those saved without it have no
 // "model." before their names.
@@ -87,16 +118,20 @@ func untied(m *Model, _ int) bool {
 }
 
 // attention is the separate q, k, v and o projections; rope steps go to q and
-// k alone.
+// k alone. ggml takes biases of q, k and v in every architecture; for that of o
+// see outputBias.
 func attention(q, k []Transform) []Rule {
 	const from = "layers.{bid}.self_attn."
 	return rules(
 		linear(from+"q_proj", block+"attn_q", "heads*head_dim, hidden", q...),
 		linear(from+"k_proj", block+"attn_k", "kv_heads*head_dim, hidden", k...),
 		linear(from+"v_proj", block+"attn_v", "kv_heads*head_dim, hidden"),
-		linear(from+"o_proj", block+"attn_output", "hidden, heads*head_dim"),
+		one(from+"o_proj.weight", block+"attn_output.weight", "hidden, heads*head_dim"),
 	)
 }
+
+// outputBias is for the architectures in which ggml adds a bias to o.
+var outputBias = may("layers.{bid}.self_attn.o_proj.bias", block+"attn_output.bias", "hidden")
 
 var (
 	// plainAttention is for models whose rotary order is ggml's NEOX order.
@@ -118,20 +153,27 @@ var (
 
 	// gatedFFN is the feed-forward part with a gate (SwiGLU and the like).
 	gatedFFN = rules(
-		linear("layers.{bid}.mlp.gate_proj", block+"ffn_gate", "ff, hidden"),
-		linear("layers.{bid}.mlp.up_proj", block+"ffn_up", "ff, hidden"),
-		linear("layers.{bid}.mlp.down_proj", block+"ffn_down", "hidden, ff"),
+		one("layers.{bid}.mlp.gate_proj.weight", block+"ffn_gate.weight", "ff, hidden"),
+		one("layers.{bid}.mlp.up_proj.weight", block+"ffn_up.weight", "ff, hidden"),
+		one("layers.{bid}.mlp.down_proj.weight", block+"ffn_down.weight", "hidden, ff"),
+	)
+
+	// ffnBiases are for the architectures in which ggml adds biases to gatedFFN.
+	ffnBiases = rules(
+		may("layers.{bid}.mlp.gate_proj.bias", block+"ffn_gate.bias", "ff"),
+		may("layers.{bid}.mlp.up_proj.bias", block+"ffn_up.bias", "ff"),
+		may("layers.{bid}.mlp.down_proj.bias", block+"ffn_down.bias", "hidden"),
 	)
 )
 
 // fusedFFN is gatedFFN with gate and up in one tensor, which ggml keeps as it
 // is.
 var fusedFFN = rules(
-	linear("layers.{bid}.mlp.gate_up_proj", block+"ffn_up", "2*ff, hidden"),
-	linear("layers.{bid}.mlp.down_proj", block+"ffn_down", "hidden, ff"),
+	one("layers.{bid}.mlp.gate_up_proj.weight", block+"ffn_up.weight", "2*ff, hidden"),
+	one("layers.{bid}.mlp.down_proj.weight", block+"ffn_down.weight", "hidden, ff"),
 )
 
-// plainFFN is the feed-forward part without a gate.
+// plainFFN is the feed-forward part without a gate, with or without biases.
 func plainFFN(up, down string) []Rule {
 	return rules(
 		linear("layers.{bid}.mlp."+up, block+"ffn_up", "ff, hidden"),
