@@ -177,10 +177,7 @@ func (d *decoder) header(h *Header) error {
 	if err := d.metadata(h, nKV); err != nil {
 		return err
 	}
-	if err := d.tensors(h, nTensors); err != nil {
-		return err
-	}
-	return nil
+	return d.tensors(h, nTensors)
 }
 
 // preamble reads the magic, the version and the counts.

@@ -452,9 +452,6 @@ func (c *Client) getJSON(ctx context.Context, m *meter, s subject, u *url.URL, v
 		}
 		data, err := io.ReadAll(io.LimitReader(resp.Body, maxJSON+1))
 		if err != nil {
-			if errors.Is(err, io.ErrUnexpectedEOF) {
-				return &transient{err: err}
-			}
 			return err
 		}
 		if len(data) > maxJSON {

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 )
 
 // object is one remote file, read as ranges. It has no memory of its own beyond the signed URL that the last redirect
@@ -225,8 +226,8 @@ func parseContentRange(s string) (first, end, size int64, err error) {
 
 // decimal parses digits and nothing else into a non-negative int64.
 func decimal(s string) (int64, bool) {
-	n, err := strconv.ParseUint(s, 10, 63)
-	return int64(n), err == nil && s[0] != '+'
+	n, err := strconv.ParseUint(s, 10, 63) // which takes no sign
+	return int64(n), err == nil
 }
 
 // etag strips the weakness mark and the quotes.
@@ -237,18 +238,15 @@ func etag(s string) string {
 // wholeBody reads a file from a server that ignores Range: one body from the start, kept open between reads. Reading on
 // costs nothing; a step back costs the file's beginning again, so such a file should be read in order.
 type wholeBody struct {
+	on atomic.Bool // set for good once the server has ignored a Range; read without mu, which is held while reading
+
 	mu     sync.Mutex
-	on     bool
 	body   io.ReadCloser
 	pos    int64
 	wasted int64 // bytes thrown away so far
 }
 
-func (w *wholeBody) active() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.on
-}
+func (w *wholeBody) active() bool { return w.on.Load() }
 
 func (w *wholeBody) close() {
 	w.mu.Lock()
@@ -267,7 +265,7 @@ func (o *object) readWhole(p []byte, off int64) (int, error) {
 	w := &o.whole
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.on = true
+	w.on.Store(true)
 	if w.body == nil || off < w.pos {
 		w.drop()
 		resp, err := o.c.send(o.ctx, o.m, http.MethodGet, o.stable, "")

@@ -135,6 +135,7 @@ type treeEntry struct {
 const (
 	maxEntries = 500_000
 	maxPages   = 10_000
+	maxPath    = 4096 // bytes
 )
 
 // list asks the Hub for the commit and the files.
@@ -190,6 +191,9 @@ func (s *Snapshot) listTree() error {
 		for _, row := range rows {
 			if row.Type != "file" {
 				continue
+			}
+			if len(row.Path) > maxPath { // said now, for all pages together may be more than memory holds
+				return fmt.Errorf("%s: %w: file name of %d bytes", sub.op, ErrProtocol, len(row.Path))
 			}
 			e := Entry{Path: row.Path, Size: row.Size, BlobID: row.OID}
 			if row.LFS != nil {
@@ -247,7 +251,7 @@ func (s *Snapshot) index() error {
 	for i := range s.entries {
 		e := &s.entries[i]
 		switch {
-		case !fs.ValidPath(e.Path) || e.Path == "." || strings.ContainsAny(e.Path, "\\\x00") || len(e.Path) > 4096:
+		case !fs.ValidPath(e.Path) || e.Path == "." || strings.ContainsAny(e.Path, "\\\x00") || len(e.Path) > maxPath:
 			return bad("file name %q is not a relative path", s.c.clean(e.Path))
 		case i > 0 && e.Path == s.entries[i-1].Path:
 			return bad("file %q is listed twice", e.Path)
@@ -264,6 +268,9 @@ func (s *Snapshot) index() error {
 		for dir != "." && !sub[dir] {
 			sub[dir] = true
 			s.subs = append(s.subs, dir)
+			if len(s.subs) > maxEntries {
+				return bad("more than %d folders", maxEntries)
+			}
 			up := parent(dir)
 			s.dirs[up] = append(s.dirs[up], -len(s.subs))
 			dir = up

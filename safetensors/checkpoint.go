@@ -315,17 +315,21 @@ func checkShards(names []string) error {
 	return nil
 }
 
-// complete checks that the folder has every file of the index, and no shard
-// of the same set that the index does not know.
+// complete checks that the folder, whose files are all, sorted, has every file
+// of the index, and no shard of the same set that the index does not know.
 func (l *listing) complete(all []string) error {
+	in := func(names []string, name string) bool {
+		_, found := slices.BinarySearch(names, name)
+		return found
+	}
 	for _, name := range l.names {
-		if !strings.Contains(name, "/") && !slices.Contains(all, name) {
+		if !strings.Contains(name, "/") && !in(all, name) {
 			return fmt.Errorf("shard %s, which %s lists, is missing: fetch it again", name, l.index)
 		}
 	}
 	prefix, count, ok := shardName(l.names[0])
 	for _, name := range all {
-		if p, c, shard := shardName(name); ok && shard && p == prefix && c == count && !slices.Contains(l.names, name) {
+		if p, c, shard := shardName(name); ok && shard && p == prefix && c == count && !in(l.names, name) {
 			return fmt.Errorf("shard %s is not listed in %s", name, l.index)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"testing"
 	"testing/fstest"
+	"time"
 )
 
 // shard renders a file of U8 tensors of 4 bytes; each holds its own name.
@@ -191,6 +192,26 @@ func TestFirstError(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "model-00003-of-00040") {
 			t.Fatalf("got %v", err)
 		}
+	}
+}
+
+// TestManyShards: a listing is compared with an index in one pass; a search
+// for each shard took minutes.
+func TestManyShards(t *testing.T) {
+	names := make([]string, 400_000)
+	for i := range names {
+		names[i] = fmt.Sprintf("x%06d.safetensors", i)
+	}
+	start := time.Now()
+	l := &listing{names: names, index: indexName}
+	if err := l.complete(names); err != nil {
+		t.Error(err)
+	}
+	if err := l.complete(names[1:]); err == nil || !strings.Contains(err.Error(), "shard x000000.safetensors, which") {
+		t.Errorf("got %v", err)
+	}
+	if d := time.Since(start); d > 10*time.Second {
+		t.Errorf("took %v", d)
 	}
 }
 

@@ -49,14 +49,24 @@ func (t Tensor) Elements() (int64, error) {
 	n := int64(1)
 	for _, d := range t.Shape {
 		if d < 0 {
-			return 0, fmt.Errorf("shape %d has a negative dimension", t.Shape)
+			return 0, fmt.Errorf("shape %s has a negative dimension", t.shape())
 		}
 		if d > 0 && n > math.MaxInt64/d {
-			return 0, fmt.Errorf("shape %d overflows", t.Shape)
+			return 0, fmt.Errorf("shape %s overflows", t.shape())
 		}
 		n *= d
 	}
 	return n, nil
+}
+
+// shape is the shape in an error: a file may give a tensor any number of
+// dimensions.
+func (t Tensor) shape() string {
+	const most = 16
+	if len(t.Shape) > most {
+		return fmt.Sprintf("%d... (%d dimensions)", t.Shape[:most], len(t.Shape))
+	}
+	return fmt.Sprint(t.Shape)
 }
 
 // bytes returns the size in bytes that dtype and shape imply.
@@ -70,10 +80,10 @@ func (t Tensor) bytes() (int64, error) {
 		return 0, errors.New("has no dtype")
 	}
 	if n > math.MaxInt64/bits {
-		return 0, fmt.Errorf("shape %d of %s overflows in bits", t.Shape, t.DType)
+		return 0, fmt.Errorf("shape %s of %s overflows in bits", t.shape(), t.DType)
 	}
 	if n *= bits; n%8 != 0 {
-		return 0, fmt.Errorf("shape %d of %s does not fill whole bytes", t.Shape, t.DType)
+		return 0, fmt.Errorf("shape %s of %s does not fill whole bytes", t.shape(), t.DType)
 	}
 	return n / 8, nil
 }
@@ -261,7 +271,7 @@ func tensor(s *scanner, name string, shapes []int64) (Tensor, []int64) {
 	if size, err := t.bytes(); err != nil {
 		s.fail("%v", err)
 	} else if size != t.Size {
-		s.fail("shape %d of %s takes %d bytes, but data_offsets have %d", t.Shape, t.DType, size, t.Size)
+		s.fail("shape %s of %s takes %d bytes, but data_offsets have %d", t.shape(), t.DType, size, t.Size)
 	}
 	return t, shapes
 }

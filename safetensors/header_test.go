@@ -279,6 +279,16 @@ func TestLarge(t *testing.T) {
 	}
 }
 
+// TestManyDimensions: an error shows a few dimensions of a tensor, however
+// many there are.
+func TestManyDimensions(t *testing.T) {
+	dims := strings.TrimSuffix(strings.Repeat("3,", 100_000), ",")
+	_, err := readBytes(file(`{"t":{"dtype":"U8","shape":[`+dims+`],"data_offsets":[0,1]}}`, 1))
+	if err == nil || !strings.Contains(err.Error(), "(100000 dimensions) overflows") || len(err.Error()) > 500 {
+		t.Errorf("got an error of %d bytes", len(fmt.Sprint(err)))
+	}
+}
+
 func TestReadError(t *testing.T) {
 	b := file(`{}`, 0)
 	if _, err := ReadHeader(bytes.NewReader(b[:9]), int64(len(b))); !errors.Is(err, io.ErrUnexpectedEOF) {

@@ -85,13 +85,13 @@ func (a *app) convert(ctx context.Context, arg string, c *conversion, m *making)
 		return err
 	}
 	defer func() { s.close() }()
-	p, err := c.plan(ctx, arg, s)
+	p, err := c.plan(ctx, s)
 	if err != nil {
 		return err
 	}
 	out := m.output
 	if out == "" {
-		out = defaultOutput(arg, s, c.chosen.Preset, p)
+		out = defaultOutput(s, c.chosen.Preset, p)
 	}
 	plans := []*convert.Plan{p}
 	if maxBytes > 0 {
@@ -110,7 +110,7 @@ func (a *app) convert(ctx context.Context, arg string, c *conversion, m *making)
 	}
 	if m.dryRun {
 		if a.json {
-			return a.printPlan(arg, s, c, p)
+			return a.printPlan(s, c, p)
 		}
 		for _, o := range outputs {
 			fmt.Fprintf(a.stdout, "would write %s (%d bytes)\n", o.Path, o.Plan.Size)
@@ -297,14 +297,8 @@ func typesByBytes(p *convert.Plan) []gguf.Type {
 }
 
 // defaultOutput is the name of the model and the type, in this folder.
-func defaultOutput(arg string, s *source, outType string, p *convert.Plan) string {
-	base := path.Base(s.repo)
-	if s.repo == "" {
-		base = filepath.Base(arg)
-		if abs, err := filepath.Abs(arg); err == nil {
-			base = filepath.Base(abs)
-		}
-	}
+func defaultOutput(s *source, outType string, p *convert.Plan) string {
+	base := s.name
 	if prefix, _, _, ok := gguf.ParseSplitName(base); ok {
 		base = prefix
 	}

@@ -44,7 +44,7 @@ each format stores them. Long values are shortened unless --full is given.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			v, err := a.inspect(cmd.Context(), args[0], file, full)
 			if err != nil {
-				return fmt.Errorf("inspect %s: %w", args[0], err)
+				return fmt.Errorf("inspect %s: %w", shownSource(args[0]), err)
 			}
 			if a.json {
 				return a.printJSON(v)
@@ -111,7 +111,7 @@ func (a *app) inspect(ctx context.Context, arg, file string, full bool) (v *insp
 		}
 		s.file = file
 	}
-	v = &inspection{Source: arg, Repository: s.repo, Commit: s.commit, Metadata: []valueView{}, Tensors: []tensorView{}}
+	v = &inspection{Source: s.arg, Repository: s.repo, Commit: s.commit, Metadata: []valueView{}, Tensors: []tensorView{}}
 	if err := v.read(ctx, s, full); err != nil {
 		return nil, err
 	}
@@ -222,12 +222,14 @@ func (v *inspection) readGGUF(s *source, name string, full bool) (err error) {
 func (v *inspection) readCheckpoint(c *safetensors.Checkpoint, full bool) (err error) {
 	defer func() { err = errors.Join(err, c.Close()) }()
 	v.Format = "safetensors"
+	type entry struct{ key, value string }
+	seen := map[entry]bool{} // most shards of a checkpoint say the same
 	for i, f := range c.Files {
 		v.addFile(f.Name, f.Size, f.DataOffset)
 		for _, k := range slices.Sorted(maps.Keys(f.Metadata)) {
-			value := viewOf(k, f.Metadata[k], full)
-			if !slices.ContainsFunc(v.Metadata, func(o valueView) bool { return o.Key == k && o.Value == value.Value }) {
-				v.Metadata = append(v.Metadata, value)
+			if e := (entry{k, f.Metadata[k]}); !seen[e] {
+				seen[e] = true
+				v.Metadata = append(v.Metadata, viewOf(k, e.value, full))
 			}
 		}
 		for _, t := range f.Tensors {

@@ -4,11 +4,15 @@ import (
 	"encoding/json"
 	"flag"
 	"math"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/fstest"
+	"time"
 
 	"github.com/modelpipe/modelpipe/gguf"
 	"github.com/modelpipe/modelpipe/hub/hubtest"
@@ -177,6 +181,49 @@ func TestInspectRemote(t *testing.T) {
 	server.Inject(hubtest.Fault{Status: 404})
 	if code, _, stderr := try(t, "inspect", base+"whole.gguf"); code != exitFailed {
 		t.Errorf("not found: exit %d, %s", code, stderr)
+	}
+}
+
+// TestSecretsInURLs: the user and the query of a URL are shown nowhere.
+func TestSecretsInURLs(t *testing.T) {
+	fsys := testModel(t)
+	web := httptest.NewServer(http.FileServerFS(fsys))
+	defer web.Close()
+	t.Setenv("HF_HOME", t.TempDir())
+	base := strings.Replace(web.URL, "http://", "http://user:secret@", 1)
+	for _, args := range [][]string{
+		{"inspect", base + "/whole.gguf?sig=secret"},
+		{"inspect", "--json", base + "/whole.gguf?sig=secret"},
+		{"inspect", base + "/nope.gguf?sig=secret"},
+		{"inspect", base + "/?sig=secret"},
+		{"inspect", base + "/%zz?sig=secret"},
+		{"plan", base + "/whole.gguf?sig=secret"},
+		{"plan", base + "/README.md?sig=secret"},
+		{"convert", base + "/nope.gguf?sig=secret", "-o", "x.gguf"},
+	} {
+		_, stdout, stderr := try(t, args...)
+		if strings.Contains(stdout+stderr, "secret") {
+			t.Errorf("%q: stdout %q, stderr %q", args, stdout, stderr)
+		}
+	}
+}
+
+// TestInspectManyEntries: what inspect does with the metadata of a safetensors
+// file grows with their number alone; a loop over all for each took minutes.
+func TestInspectManyEntries(t *testing.T) {
+	s := &safetensors.Header{Metadata: map[string]string{}}
+	for i := range 200_000 {
+		s.Metadata[strconv.Itoa(i)] = "value"
+	}
+	b, err := s.AppendBinary(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unpack(t, fstest.MapFS{"model.safetensors": {Data: b}})
+	start := time.Now()
+	code, stdout, stderr := try(t, "inspect", "model.safetensors")
+	if d := time.Since(start); code != exitDone || !strings.Contains(stdout, "metadata (200000)") || d > 20*time.Second {
+		t.Errorf("exit %d after %v: %s", code, d, stderr)
 	}
 }
 

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"reflect"
 	"strconv"
 	"strings"
@@ -61,7 +60,7 @@ func (c *conversion) register(f *pflag.FlagSet) {
 }
 
 // plan plans the source as the flags say.
-func (c *conversion) plan(ctx context.Context, arg string, s *source) (*convert.Plan, error) {
+func (c *conversion) plan(ctx context.Context, s *source) (*convert.Plan, error) {
 	o := convert.Options{Name: c.name, Pre: c.pre, Source: s.repo, Repository: s.repo, Commit: s.commit}
 	for _, m := range c.meta {
 		kv, err := parseMeta(m)
@@ -80,15 +79,11 @@ func (c *conversion) plan(ctx context.Context, arg string, s *source) (*convert.
 	}
 	o.Types = convert.NewTypePolicy(recipe, c.importance, c.imatrix)
 	if o.Source == "" {
-		path, err := filepath.Abs(arg)
-		if err != nil {
-			return nil, err
-		}
-		o.Source = filepath.Base(path)
+		o.Source = s.name
 	}
 	if s.file != "" {
 		if !strings.HasSuffix(s.file, ".gguf") {
-			return nil, usagef("%s: want a model folder, hf://org/name or a .gguf file", arg)
+			return nil, usagef("%s: want a model folder, hf://org/name or a .gguf file", s.arg)
 		}
 		if reflect.DeepEqual(recipe, quantize.Recipe{Preset: "auto"}) {
 			o.Types = nil
@@ -266,12 +261,12 @@ Hub it reads a few ranges; how many bytes, it says.`,
 				return err
 			}
 			defer s.close()
-			p, err := c.plan(cmd.Context(), args[0], s)
+			p, err := c.plan(cmd.Context(), s)
 			if err != nil {
 				return err
 			}
 			if a.json {
-				return a.printPlan(args[0], s, &c, p)
+				return a.printPlan(s, &c, p)
 			}
 			if err := p.WriteText(a.stdout); err != nil {
 				return err
@@ -284,14 +279,14 @@ Hub it reads a few ranges; how many bytes, it says.`,
 }
 
 // printPlan prints a plan as JSON.
-func (a *app) printPlan(arg string, s *source, c *conversion, p *convert.Plan) error {
+func (a *app) printPlan(s *source, c *conversion, p *convert.Plan) error {
 	recipe, err := c.describe()
 	if err != nil {
 		return err
 	}
 	out := planJSON{
 		recipeJSON: recipe,
-		Source:     arg, Repository: s.repo, Commit: s.commit, Architecture: p.Arch, Parameters: p.Parameters,
+		Source:     s.arg, Repository: s.repo, Commit: s.commit, Architecture: p.Arch, Parameters: p.Parameters,
 		Size: p.Size, HeaderSize: p.HeaderSize, Notes: append([]string{}, p.Notes...), NeedImatrix: p.NeedImportance, Tensors: []tensorJSON{},
 	}
 	if s.bytesRead != nil {

@@ -17,6 +17,8 @@ import (
 // source is where a model is read from: a folder, a repository on the Hub, or
 // a single file of either or at a URL.
 type source struct {
+	arg       string // what the user gave, as shownSource shows it
+	name      string // of the repository without its owner, of the folder, or of the file
 	fsys      fs.FS
 	file      string        // name in fsys where one file was meant, or empty
 	repo      string        // on the Hub, or empty
@@ -36,6 +38,23 @@ func (a *app) hubClient() (*hub.Client, error) {
 	return hub.New(o)
 }
 
+// shownSource is a source as messages and reports show it: a URL without user
+// and query, which may be secrets.
+func shownSource(arg string) string {
+	if !isURL(arg) {
+		return arg
+	}
+	u, err := url.Parse(arg)
+	if err != nil {
+		return arg[:strings.Index(arg, "//")+2] + "..."
+	}
+	return u.Scheme + "://" + u.Host + u.EscapedPath()
+}
+
+func isURL(arg string) bool {
+	return strings.HasPrefix(arg, "https://") || strings.HasPrefix(arg, "http://")
+}
+
 // openSource opens hf://org/name[@revision], http(s)://host/path, or a local
 // path. ctx bounds everything that is read from it.
 func (a *app) openSource(ctx context.Context, arg string) (*source, error) {
@@ -53,25 +72,32 @@ func (a *app) openSource(ctx context.Context, arg string) (*source, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &source{fsys: s, repo: s.Repo(), commit: s.Commit(), snapshot: s, bytesRead: s.BytesRead, close: s.Close}, nil
-	case strings.HasPrefix(arg, "https://") || strings.HasPrefix(arg, "http://"):
+		return &source{
+			arg: arg, name: path.Base(s.Repo()), fsys: s, repo: s.Repo(), commit: s.Commit(), snapshot: s, bytesRead: s.BytesRead, close: s.Close,
+		}, nil
+	case isURL(arg):
+		u, err := url.Parse(arg)
+		if err != nil || !fs.ValidPath(path.Base(u.Path)) || strings.HasSuffix(u.Path, "/") || u.Path == "" {
+			return nil, usagef("URL %q does not name a file", shownSource(arg))
+		}
 		c, err := a.hubClient()
 		if err != nil {
 			return nil, err
 		}
-		f := &urlFS{ctx: ctx, client: c, address: arg}
-		u, err := url.Parse(arg)
-		if err != nil || !fs.ValidPath(path.Base(u.Path)) || strings.HasSuffix(u.Path, "/") || u.Path == "" {
-			return nil, usagef("URL %q does not name a file", strings.SplitN(arg, "?", 2)[0])
-		}
-		f.name = path.Base(u.Path)
-		return &source{fsys: f, file: f.name, bytesRead: f.bytesRead, close: func() error { return nil }}, nil
+		f := &urlFS{ctx: ctx, client: c, address: arg, name: path.Base(u.Path)}
+		return &source{
+			arg: shownSource(arg), name: f.name, fsys: f, file: f.name, bytesRead: f.bytesRead, close: func() error { return nil },
+		}, nil
 	}
 	info, err := os.Stat(arg)
 	if err != nil {
 		return nil, err
 	}
-	s := &source{close: func() error { return nil }}
+	abs, err := filepath.Abs(arg)
+	if err != nil {
+		return nil, err
+	}
+	s := &source{arg: arg, name: filepath.Base(abs), close: func() error { return nil }}
 	if info.IsDir() {
 		s.fsys = os.DirFS(arg)
 		return s, nil
