@@ -89,26 +89,48 @@ func (e *legacyEncoder) encodeBatch(ws *workspace, dst []byte, x []float32, at, 
 		} else {
 			k.SearchScaleWeighted(&ws.lanesX[0], &ws.lanesW[0], &ws.lanesL[0], &ws.scale.Scale[0], 32, 2)
 		}
-		for i := range min(k.Lanes, len(x)/32-first) {
-			block, out := (*[32]float32)(padded[32*(first+i):]), dst[(first+i)*size:][:size]
+		// Levels of all blocks at once, two runs of sixteen weights each.
+		blocks := min(k.Lanes, len(x)/32-first)
+		for i := range blocks {
+			ws.scales[2*i], ws.scales[2*i+1] = inverses[i], inverses[i]
+			ws.lows[2*i], ws.lows[2*i+1] = froms[i], froms[i]
+		}
+		k.MultiplyLevels(&ws.codes[0], &padded[32*first], &ws.scales[0], &ws.lows[0], 2*blocks, low, high, bias)
+		for i := range blocks {
+			out := dst[(first+i)*size:][:size]
 			if !(worsts[i] < simd.Limit) {
 				at := at + 32*(first+i)
-				e.encodeWeighted(out, block[:], importance[at%cols:][:32], ws.energies[at/cols])
+				e.encodeWeighted(out, padded[32*(first+i):][:32], importance[at%cols:][:32], ws.energies[at/cols])
 				continue
 			}
 			binary.LittleEndian.PutUint16(out, scaleBits(scales[i]))
 			if e.minimum {
 				binary.LittleEndian.PutUint16(out[2:], scaleBits(ws.minimum.Low[i]))
 			}
-			levels := (*[32]uint8)(ws.levels[:])
+			levels := (*[32]uint8)(ws.codes[32*i:])
 			if inverses[i] == 0 {
 				clear(levels[:])
-			} else {
-				ws.divisors[0], ws.divisors[1] = inverses[i], inverses[i]
-				ws.offsets[0], ws.offsets[1] = froms[i], froms[i]
-				k.MultiplyLevels(&levels[0], &block[0], &ws.divisors[0], &ws.offsets[0], 2, low, high, bias)
 			}
-			e.pack(out, levels)
+			if e.bits == 5 {
+				binary.LittleEndian.PutUint32(out[e.head():], takeFifths(levels))
+			}
+			joinNibbles(out[size-16:], levels[:], levels[16:])
+			joinNibbles(out[size-8:], levels[8:], levels[24:])
 		}
 	}
+}
+
+// takeFifths clears the fifth bits of 32 levels and returns them, level i's at
+// bit i.
+func takeFifths(levels *[32]uint8) (fifths uint32) {
+	const (
+		ones   = 0x0101010101010101
+		gather = 0x0102040810204080 // moves bit 0 of byte i to bit 56 + i
+	)
+	for i := 0; i < 32; i += 8 {
+		q := binary.LittleEndian.Uint64(levels[i:])
+		fifths |= uint32((q>>4&ones)*gather>>56) << i
+		binary.LittleEndian.PutUint64(levels[i:], q&(15*ones))
+	}
+	return fifths
 }
