@@ -24,7 +24,7 @@ type blockDecoder struct {
 
 func (d *blockDecoder) decode(dst []float32, src []byte) {
 	ws := workspaces.Get().(*workspace)
-	defer workspaces.Put(ws)
+	defer ws.release()
 	clear(ws.offsets[:])
 	for ; len(dst) > 0; dst, src = dst[superBlock:], src[d.size:] {
 		d.scales(&ws.divisors, &ws.offsets, src[:d.size])

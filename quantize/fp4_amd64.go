@@ -30,7 +30,7 @@ const levelBatch = 2048
 
 func (c levelCodec) encodeMXFP4(dst []byte, src []float32, _ int, _ []float32) {
 	ws := workspaces.Get().(*workspace)
-	defer workspaces.Put(ws)
+	defer ws.release()
 	for len(src) > 0 {
 		x := src[:min(levelBatch, len(src))]
 		src = src[len(x):]
@@ -63,7 +63,7 @@ func (c levelCodec) exponent(peak uint32, x []float32) uint8 {
 
 func (c levelCodec) encodeNVFP4(dst []byte, src []float32, _ int, _ []float32) {
 	ws := workspaces.Get().(*workspace)
-	defer workspaces.Put(ws)
+	defer ws.release()
 	for len(src) > 0 {
 		x := src[:min(levelBatch, len(src))]
 		src = src[len(x):]
@@ -110,7 +110,7 @@ func splitNibbles(low, high, src []byte) {
 
 func (c levelCodec) decodeMXFP4(dst []float32, src []byte) {
 	ws := workspaces.Get().(*workspace)
-	defer workspaces.Put(ws)
+	defer ws.release()
 	for len(dst) > 0 {
 		n := min(levelBatch, len(dst))
 		for i := 0; i < n; i += 32 {
@@ -127,7 +127,7 @@ func (c levelCodec) decodeMXFP4(dst []float32, src []byte) {
 
 func (c levelCodec) decodeNVFP4(dst []float32, src []byte) {
 	ws := workspaces.Get().(*workspace)
-	defer workspaces.Put(ws)
+	defer ws.release()
 	for len(dst) > 0 {
 		n := min(levelBatch, len(dst))
 		for i := 0; i < n; i += 64 {
@@ -164,7 +164,7 @@ func (c levelCodec) trits(ws *workspace, x []float32) (float32, bool) {
 
 func (c levelCodec) encodeTQ2_0(dst []byte, src []float32, _ int, _ []float32) {
 	ws := workspaces.Get().(*workspace)
-	defer workspaces.Put(ws)
+	defer ws.release()
 	for ; len(src) > 0; dst, src = dst[sizeTQ2_0:], src[superBlock:] {
 		scale, ok := c.trits(ws, src)
 		if !ok {
@@ -186,7 +186,7 @@ var fractions = func() (bytes [243]uint8) {
 
 func (c levelCodec) encodeTQ1_0(dst []byte, src []float32, _ int, _ []float32) {
 	ws := workspaces.Get().(*workspace)
-	defer workspaces.Put(ws)
+	defer ws.release()
 	for ; len(src) > 0; dst, src = dst[sizeTQ1_0:], src[superBlock:] {
 		scale, ok := c.trits(ws, src)
 		if !ok {

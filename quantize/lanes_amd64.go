@@ -26,7 +26,7 @@ type workspace struct {
 	lanesX  [32 * simd.MaxLanes]float32
 	lanesW  [32 * simd.MaxLanes]float32
 	lanesL  [32 * simd.MaxLanes]float32
-	lanesQ  [48 * simd.MaxLanes]float32
+	lanesQ  [80 * simd.MaxLanes]float32
 	minimum simd.MinimumState
 	scale   simd.ScaleState
 
@@ -53,6 +53,12 @@ type workspace struct {
 }
 
 var workspaces = sync.Pool{New: func() any { return new(workspace) }}
+
+// release gives the workspace back; it must not keep its caller's rows alive.
+func (ws *workspace) release() {
+	clear(ws.runs[:])
+	workspaces.Put(ws)
+}
 
 // load takes the next batch off src: its weights, padded with zeros where
 // there are fewer, and the number of super-blocks.
@@ -85,7 +91,7 @@ type minimumEncoder struct {
 
 func (e *minimumEncoder) encode(dst []byte, src []float32, cols int, importance []float32) {
 	ws := workspaces.Get().(*workspace)
-	defer workspaces.Put(ws)
+	defer ws.release()
 	s, size := e.plain, int(e.typ.BlockBytes())
 	if importance != nil {
 		s = weightedSteps
@@ -296,7 +302,7 @@ func (e scaleEncoder) searchBatch(ws *workspace, x []float32, blocks int, how se
 
 func (e scaleEncoder) encodeQ3_K(dst []byte, src []float32, cols int, importance []float32) {
 	ws := workspaces.Get().(*workspace)
-	defer workspaces.Put(ws)
+	defer ws.release()
 	for at := 0; at < len(src); at += batchBlocks * superBlock {
 		x, blocks := ws.load(src[at:])
 		how := refined
@@ -384,7 +390,7 @@ func (e scaleEncoder) finishQ3_K(dst []byte, ws *workspace, x *[superBlock]float
 
 func (e scaleEncoder) encodeQ6_K(dst []byte, src []float32, cols int, importance []float32) {
 	ws := workspaces.Get().(*workspace)
-	defer workspaces.Put(ws)
+	defer ws.release()
 	prepareScale(&ws.scale, 32)
 	for at := 0; at < len(src); at += batchBlocks * superBlock {
 		x, blocks := ws.load(src[at:])

@@ -34,7 +34,7 @@ func (e *legacyEncoder) encode(dst []byte, src []float32, cols int, importance [
 		return
 	}
 	ws := workspaces.Get().(*workspace)
-	defer workspaces.Put(ws)
+	defer ws.release()
 	if e.minimum {
 		weightedSteps.prepare(&ws.minimum, int32(1)<<e.bits-1)
 	} else {

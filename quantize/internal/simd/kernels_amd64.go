@@ -34,7 +34,7 @@ func SearchScaleBySquareAVX512(x *float32, w *float32, wx *float32, s *float32, 
 //go:noescape
 func SearchScaleWeightedAVX512(x *float32, w *float32, wx *float32, s *float32, n int, registers int)
 
-// RefineScaleAVX512 fits the scale of two registers of sub-blocks of 16 elements, level by level; l has room for 48 rows.
+// RefineScaleAVX512 fits the scale of two registers of sub-blocks of 16 elements, level by level; l has room for 80 rows.
 //
 //go:noescape
 func RefineScaleAVX512(x *float32, w *float32, wx *float32, l *float32, s *float32)
@@ -184,7 +184,7 @@ func SearchScaleBySquareAVX2(x *float32, w *float32, wx *float32, s *float32, n 
 //go:noescape
 func SearchScaleWeightedAVX2(x *float32, w *float32, wx *float32, s *float32, n int, registers int)
 
-// RefineScaleAVX2 fits the scale of two registers of sub-blocks of 16 elements, level by level; l has room for 48 rows.
+// RefineScaleAVX2 fits the scale of two registers of sub-blocks of 16 elements, level by level; l has room for 80 rows.
 //
 //go:noescape
 func RefineScaleAVX2(x *float32, w *float32, wx *float32, l *float32, s *float32)

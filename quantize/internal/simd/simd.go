@@ -42,7 +42,7 @@ type Kernels struct {
 	SearchScaleWeighted func(x, w, wx, s *float32, n, registers int)
 
 	// RefineScale fits a scale to each of Lanes sub-blocks of 16 elements,
-	// level by level, weighting errors by x*x; l has room for 48 rows. s
+	// level by level, weighting errors by x*x; l has room for 80 rows. s
 	// points to a ScaleState, of which it sets Scale and Worst.
 	RefineScale func(x, w, wx, l, s *float32)
 

@@ -24,12 +24,14 @@ const (
 // first round, so the kernel first asks whether any lane's can, without
 // dividing: it cannot where x*l2 is within 0.4999*lx of l*lx, or beyond that
 // on the side where l is at its limit. The room to one half is far more than
-// the operations' rounding as long as lx is not close to the subnormals.
-// Beside the levels the kernel keeps these bounds: minus and plus 0.4999, or
-// an infinity.
+// the operations' rounding as long as lx is not close to the subnormals. Nor
+// can it where lx is not positive, which holds for half of all sub-blocks: a
+// positive peak has the level -top, and so a negative scale. Beside the levels
+// the kernel keeps these bounds, minus and plus 0.4999 or an infinity, and what
+// each level adds to the sums.
 func (g *gen) refineScale() {
 	g.begin("RefineScale", "func(x, w, wx, l, s *float32)",
-		"fits the scale of two registers of sub-blocks of 16 elements, level by level; l has room for 48 rows.")
+		"fits the scale of two registers of sub-blocks of 16 elements, level by level; l has room for 80 rows.")
 	x, w, wx := Load(Param("x"), GP64()), Load(Param("w"), GP64()), Load(Param("wx"), GP64())
 	l, s := Load(Param("l"), GP64()), Load(Param("s"), GP64())
 	end := GP64()
@@ -48,35 +50,31 @@ func (g *gen) refineScale() {
 			*op = r
 		}
 	}
-	lower := func(at reg.Register, h int) Mem {
-		m := g.at(l, at, h)
-		m.Disp += refineLength * g.row()
-		return m
+	// The rows behind the levels: the bounds, then w x l and w l l.
+	behind := func(i int) func(at reg.Register, h int) Mem {
+		return func(at reg.Register, h int) Mem {
+			m := g.at(l, at, h)
+			m.Disp += i * refineLength * g.row()
+			return m
+		}
 	}
-	upper := func(at reg.Register, h int) Mem {
-		m := g.at(l, at, h)
-		m.Disp += 2 * refineLength * g.row()
-		return m
-	}
-	// bound writes the bounds of the level in register level.
-	bound := func(at reg.Register, h, level, t int) {
+	lower, upper, partlx, partl2 := behind(1), behind(2), behind(3), behind(4)
+	// keep writes the level in a register with its bounds.
+	keep := func(at reg.Register, h int, level reg.Register, t int) {
+		VMOVUPS(level, g.at(l, at, h))
 		m := g.m(3, t+1)
-		VMOVUPS(g.c(minusNearHalf), v(t))
-		g.equal(v(level), low, m)
-		if g.wide() {
-			VMOVAPS(g.c(minusInfinity).(reg.Register), m, v(t))
-		} else {
-			VBLENDVPS(m, g.c(minusInfinity), v(t), v(t))
+		limit := func(at Op, bound, beyond Op, dst Mem) {
+			VMOVUPS(bound, v(t))
+			g.equal(level, at, m)
+			if g.wide() {
+				VMOVAPS(beyond, m, v(t))
+			} else {
+				VBLENDVPS(m, beyond, v(t), v(t))
+			}
+			VMOVUPS(v(t), dst)
 		}
-		VMOVUPS(v(t), lower(at, h))
-		VMOVUPS(g.c(nearHalf), v(t))
-		g.equal(v(level), high, m)
-		if g.wide() {
-			VMOVAPS(g.c(plusInfinity).(reg.Register), m, v(t))
-		} else {
-			VBLENDVPS(m, g.c(plusInfinity), v(t), v(t))
-		}
-		VMOVUPS(v(t), upper(at, h))
+		limit(low, g.c(minusNearHalf), g.c(minusInfinity), lower(at, h))
+		limit(high, g.c(nearHalf), g.c(plusInfinity), upper(at, h))
 	}
 	// v(h): sum of w x l, v(2+h): sum of w l l.
 	for h := range 2 {
@@ -109,13 +107,14 @@ func (g *gen) refineScale() {
 			t, u := v(7), v(8)
 			VMULPS(g.at(x, at, h), v(6), t)
 			g.round(t, low, high)
-			VMOVUPS(t, g.at(l, at, h))
 			VMULPS(g.at(wx, at, h), t, u)
+			VMOVUPS(u, partlx(at, h))
 			VADDPS(u, v(h), v(h))
 			VMULPS(g.at(w, at, h), t, u)
 			VMULPS(t, u, u)
+			VMOVUPS(u, partl2(at, h))
 			VADDPS(u, v(2+h), v(2+h))
-			bound(at, h, 7, 9)
+			keep(at, h, t, 9)
 		})
 	}
 
@@ -129,11 +128,8 @@ func (g *gen) refineScale() {
 			sumlx, suml2 := v(h), v(2+h)
 			lx, l2, product, level := v(4), v(5), v(6), v(7)
 			VMOVUPS(g.at(l, at, h), level)
-			VMULPS(g.at(wx, at, h), level, lx)
-			VSUBPS(lx, sumlx, lx)
-			VMULPS(g.at(w, at, h), level, l2)
-			VMULPS(level, l2, l2)
-			VSUBPS(l2, suml2, l2)
+			VSUBPS(partlx(at, h), sumlx, lx)
+			VSUBPS(partl2(at, h), suml2, l2)
 			VMULPS(g.at(x, at, h), l2, product)
 			// May any lane's level move?
 			VMULPS(level, lx, v(8))
@@ -174,11 +170,12 @@ func (g *gen) refineScale() {
 			g.greater(lx, g.c(0), m)
 			g.unequal(moved, level, n)
 			g.both(n, m)
-			VMULPS(g.at(wx, at, h), moved, v(11))
-			VADDPS(v(11), lx, lx)
-			VMULPS(g.at(w, at, h), moved, v(11))
-			VMULPS(moved, v(11), v(11))
-			VADDPS(v(11), l2, l2)
+			newlx, newl2 := v(13), v(14)
+			VMULPS(g.at(wx, at, h), moved, newlx)
+			VADDPS(newlx, lx, lx)
+			VMULPS(g.at(w, at, h), moved, newl2)
+			VMULPS(moved, newl2, newl2)
+			VADDPS(newl2, l2, l2)
 			g.greater(l2, g.c(0), n)
 			g.both(n, m)
 			VMULPS(lx, lx, v(11))
@@ -190,14 +187,19 @@ func (g *gen) refineScale() {
 			g.take(m, lx, sumlx)
 			g.take(m, l2, suml2)
 			g.take(m, moved, level)
-			VMOVUPS(level, g.at(l, at, h))
+			VMOVUPS(partlx(at, h), v(11))
+			g.take(m, newlx, v(11))
+			VMOVUPS(v(11), partlx(at, h))
+			VMOVUPS(partl2(at, h), v(11))
+			g.take(m, newl2, v(11))
+			VMOVUPS(v(11), partl2(at, h))
 			if g.wide() {
 				KMOVW(m, may)
 			} else {
 				VMOVMSKPS(m, may)
 			}
 			ORL(may, changed)
-			bound(at, h, 7, 11)
+			keep(at, h, level, 11)
 			Label(skip)
 		}
 	})
