@@ -11,10 +11,12 @@ import (
 
 func init() {
 	for name, kernels := range map[string]*simd.IQKernels{"avx512": &simd.AVX512IQ, "avx2": &simd.AVX2IQ} {
-		for t, search := range map[*ternaryType]func(s *float32){typeIQ1_S: kernels.SearchIQ1S, typeIQ1_M: kernels.SearchIQ1M} {
-			e := &ternaryEncoder{ternaryType: t, kernels: kernels, search: search}
+		for _, e := range []*ternaryEncoder{
+			{ternaryType: typeIQ1_S, kernels: kernels, search: kernels.SearchIQ1S, estimate: kernels.EstimateIQ1S},
+			{ternaryType: typeIQ1_M, kernels: kernels, search: kernels.SearchIQ1M, estimate: kernels.EstimateIQ1M},
+		} {
 			e.workspaces.New = func() any { return e.newWorkspace() }
-			accelerate(name, Codec{Type: t.typ, Encode: e.encode})
+			accelerate(name, Codec{Type: e.typ, Encode: e.encode})
 		}
 	}
 }
@@ -23,6 +25,7 @@ func init() {
 type ternaryEncoder struct {
 	*ternaryType
 	kernels    *simd.IQKernels
+	estimate   func(s *float32)
 	search     func(s *float32)
 	workspaces sync.Pool
 }
@@ -115,7 +118,7 @@ func (e *ternaryEncoder) fit(ws *ternaryWorkspace, g *ternary) {
 		g.order[rank&31] = uint8(i)
 	}
 	e.sum(s, g)
-	e.search(&s.X[0])
+	e.searchThresholds(s)
 	if s.Found == 0 {
 		return
 	}
@@ -126,6 +129,30 @@ func (e *ternaryEncoder) fit(ws *ternaryWorkspace, g *ternary) {
 		return
 	}
 	e.settle(ws, g, reversed)
+}
+
+// searchThresholds finds the thresholds that the plain search ends with.
+//
+// That search takes whatever beats the best score so far, often a hundred
+// times. Beginning with a score a little below the best leaves few times, and
+// is exact: as long as the plain search's best so far is not above ours it
+// takes what ours takes, and from then on both go on alike. It can be above our
+// start only by the rounding of a score, 2^-21 of it; so it is enough that the
+// first score taken is above the start by more than that.
+func (e *ternaryEncoder) searchThresholds(s *simd.TernaryState) {
+	e.estimate(&s.X[0])
+	sumw := s.SumW[0][e.group]
+	if e.group == 16 {
+		sumw += s.SumW[1][e.group]
+	}
+	if start := s.First * (1 - 0x1p-9); start < 0x1p60 && sumw < 0x1p30 && sumw > 0x1p-60 && float32(start*sumw) > 0x1p-100 {
+		s.Start = start
+		if e.search(&s.X[0]); s.Found != 0 && s.First > start*(1+0x1p-18) {
+			return
+		}
+	}
+	s.Start = -math.MaxFloat32
+	e.search(&s.X[0])
 }
 
 // sum sets the sums over the sorted weights.

@@ -31,9 +31,13 @@ type IQKernels struct {
 	// Ranks sets the ranks of n weights, 16 or 32. SearchIQ1S and SearchIQ1M
 	// find the thresholds among 32 or 16 sorted weights. s points to a
 	// TernaryState.
-	Ranks      func(s *float32, n int)
-	SearchIQ1S func(s *float32)
-	SearchIQ1M func(s *float32)
+	// EstimateIQ1S and EstimateIQ1M set First to about the best score of some
+	// of the thresholds.
+	Ranks        func(s *float32, n int)
+	SearchIQ1S   func(s *float32)
+	SearchIQ1M   func(s *float32)
+	EstimateIQ1S func(s *float32)
+	EstimateIQ1M func(s *float32)
 
 	// Roots sets dst to the square roots of n numbers, a multiple of 16.
 	Roots func(dst, src *float32, n int)
@@ -89,9 +93,12 @@ type TernaryState struct {
 	Found           int32
 	Low, High, Move int32
 	Scale           float32
-	_               [11]int32
-	trials          [8][16]float32
-	fixed           [14][16]float32
+
+	First  float32 // score that was taken first, or estimated
+	Start  float32 // score to begin with
+	_      [9]int32
+	trials [8][16]float32
+	fixed  [14][16]float32
 }
 
 // Place adds to coordinate k of a point of a cell of eight, or four, what
@@ -132,6 +139,7 @@ var AVX512IQ = IQKernels{
 	Roots:             RootsAVX512,
 	TrialScales:       TrialScalesAVX512,
 	Ranks:             RanksAVX512, SearchIQ1S: SearchIQ1SAVX512, SearchIQ1M: SearchIQ1MAVX512,
+	EstimateIQ1S: EstimateIQ1SAVX512, EstimateIQ1M: EstimateIQ1MAVX512,
 }
 
 // AVX2IQ needs what AVX2 needs.
@@ -145,4 +153,5 @@ var AVX2IQ = IQKernels{
 	Roots:             RootsAVX2,
 	TrialScales:       TrialScalesAVX2,
 	Ranks:             RanksAVX2, SearchIQ1S: SearchIQ1SAVX2, SearchIQ1M: SearchIQ1MAVX2,
+	EstimateIQ1S: EstimateIQ1SAVX2, EstimateIQ1M: EstimateIQ1MAVX2,
 }

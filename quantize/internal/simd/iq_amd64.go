@@ -64,10 +64,20 @@ func RootsAVX512(dst *float32, src *float32, n int)
 //go:noescape
 func RanksAVX512(s *float32, n int)
 
+// EstimateIQ1SAVX512 sets First to about the best score of a quarter of the thresholds.
+//
+//go:noescape
+func EstimateIQ1SAVX512(s *float32)
+
 // SearchIQ1SAVX512 finds the thresholds with the best score.
 //
 //go:noescape
 func SearchIQ1SAVX512(s *float32)
+
+// EstimateIQ1MAVX512 sets First to about the best score of a quarter of the thresholds.
+//
+//go:noescape
+func EstimateIQ1MAVX512(s *float32)
 
 // SearchIQ1MAVX512 finds the thresholds with the best score.
 //
@@ -134,10 +144,20 @@ func RootsAVX2(dst *float32, src *float32, n int)
 //go:noescape
 func RanksAVX2(s *float32, n int)
 
+// EstimateIQ1SAVX2 sets First to about the best score of a quarter of the thresholds.
+//
+//go:noescape
+func EstimateIQ1SAVX2(s *float32)
+
 // SearchIQ1SAVX2 finds the thresholds with the best score.
 //
 //go:noescape
 func SearchIQ1SAVX2(s *float32)
+
+// EstimateIQ1MAVX2 sets First to about the best score of a quarter of the thresholds.
+//
+//go:noescape
+func EstimateIQ1MAVX2(s *float32)
 
 // SearchIQ1MAVX2 finds the thresholds with the best score.
 //

@@ -1701,13 +1701,11 @@ DATA bits00000001<>+56(SB)/4, $0x00000001
 DATA bits00000001<>+60(SB)/4, $0x00000001
 GLOBL bits00000001<>(SB), RODATA|NOPTR, $64
 
-// func SearchIQ1SAVX512(s *float32)
-// Requires: AVX, AVX512F, BMI, BMI2
-TEXT ·SearchIQ1SAVX512(SB), NOSPLIT, $0-8
+// func EstimateIQ1SAVX512(s *float32)
+// Requires: AVX, AVX512F
+TEXT ·EstimateIQ1SAVX512(SB), NOSPLIT, $0-8
 	MOVQ         s+0(FP), AX
-	VMOVUPS      bits00000000<>+0(SB), Z31
-	MOVL         $0x00000000, 1280(AX)
-	VMOVUPS      bitsff7fffff<>+0(SB), Z0
+	VPXORD       Z0, Z0, Z0
 	VBROADCASTSS 384(AX), Z1
 	VBROADCASTSS 896(AX), Z2
 	XORQ         CX, CX
@@ -1728,125 +1726,57 @@ low34:
 	MOVQ         CX, DX
 
 high35:
-	VMOVUPS 256(AX)(DX*1), Z13
-	VSUBPS  Z3, Z13, Z5
-	VSUBPS  Z13, Z1, Z6
-	VMOVUPS 768(AX)(DX*1), Z13
-	VSUBPS  Z4, Z13, Z7
-	VSUBPS  Z13, Z2, Z8
-	VMULPS  bits3e000000<>+0(SB), Z5, Z9
-	VADDPS  1856(AX), Z9, Z9
-	VMULPS  bits3f900000<>+0(SB), Z6, Z13
-	VADDPS  Z13, Z9, Z9
-	VMULPS  bits3e000000<>+0(SB), Z7, Z10
-	VMULPS  bits3e000000<>+0(SB), Z10, Z10
-	VADDPS  1984(AX), Z10, Z10
-	VMULPS  bits3f900000<>+0(SB), Z8, Z13
-	VMULPS  bits3f900000<>+0(SB), Z13, Z13
-	VADDPS  Z13, Z10, Z10
-	VMULPS  bitsbe000000<>+0(SB), Z5, Z14
-	VADDPS  1920(AX), Z14, Z14
-	VMULPS  bits3f600000<>+0(SB), Z6, Z13
-	VADDPS  Z13, Z14, Z14
-	VMULPS  bitsbe000000<>+0(SB), Z7, Z15
-	VMULPS  bitsbe000000<>+0(SB), Z15, Z15
-	VADDPS  2048(AX), Z15, Z15
-	VMULPS  bits3f600000<>+0(SB), Z8, Z13
-	VMULPS  bits3f600000<>+0(SB), Z13, Z13
-	VADDPS  Z13, Z15, Z15
-	VCMPPS  $0x1e, Z31, Z10, K2
-	VMULPS  Z9, Z9, Z11
-	VMULPS  Z0, Z10, Z12
-	VCMPPS  $0x1e, Z12, Z11, K1
-	KANDW   K1, K2, K1
-	KMOVW   K1, BX
-	VCMPPS  $0x1e, Z31, Z15, K2
-	VMULPS  Z14, Z14, Z11
-	VMULPS  Z0, Z15, Z12
-	VCMPPS  $0x1e, Z12, Z11, K1
-	KANDW   K1, K2, K1
-	KMOVW   K1, SI
-	ORL     SI, BX
-	JZ      next36
-	VMOVUPS Z9, 1344(AX)
-	VMOVUPS Z10, 1600(AX)
-	VMOVUPS Z14, 1408(AX)
-	VMOVUPS Z15, 1664(AX)
-	MOVQ    $-1, BX
-
-again37:
-	VCMPPS       $0x1e, Z31, Z10, K2
-	VMULPS       Z9, Z9, Z11
-	VMULPS       Z0, Z10, Z12
-	VCMPPS       $0x1e, Z12, Z11, K1
-	KANDW        K1, K2, K1
-	KMOVW        K1, SI
-	VCMPPS       $0x1e, Z31, Z15, K2
-	VMULPS       Z14, Z14, Z11
-	VMULPS       Z0, Z15, Z12
-	VCMPPS       $0x1e, Z12, Z11, K1
-	KANDW        K1, K2, K1
-	KMOVW        K1, DI
-	XORL         R8, R8
-	MOVQ         $0x5555555555555555, R9
-	PDEPQ        R9, SI, SI
-	ORQ          SI, R8
-	PDEPQ        R9, DI, SI
-	SHLQ         $0x01, SI
-	ORQ          SI, R8
-	ANDQ         BX, R8
-	JZ           next36
-	TZCNTQ       R8, SI
-	MOVQ         SI, DI
-	MOVQ         $-2, BX
-	SHLXQ        SI, BX, BX
-	ANDL         $0x01, DI
-	SHRL         $0x01, SI
-	MOVL         $0x00000001, 1280(AX)
-	MOVL         DI, 1292(AX)
-	SHLL         $0x04, DI
-	ADDL         SI, DI
-	VMOVSS       1344(AX)(DI*4), X11
-	VDIVSS       1600(AX)(DI*4), X11, X12
-	VMOVSS       X12, 1296(AX)
-	VMULSS       X11, X12, X12
-	VBROADCASTSS X12, Z0
-	MOVL         CX, DI
-	SHRL         $0x02, DI
-	MOVL         DI, 1284(AX)
-	MOVL         DX, DI
-	SHRL         $0x02, DI
-	ADDL         SI, DI
-	MOVL         DI, 1288(AX)
-	JMP          again37
-
-next36:
-	ADDQ $0x40, DX
-	CMPQ DX, $0x00000080
-	JBE  high35
-	ADDQ $0x04, CX
-	CMPQ CX, $0x00000080
-	JBE  low34
+	VMOVUPS       256(AX)(DX*1), Z13
+	VSUBPS        Z3, Z13, Z5
+	VSUBPS        Z13, Z1, Z6
+	VMOVUPS       768(AX)(DX*1), Z13
+	VSUBPS        Z4, Z13, Z7
+	VSUBPS        Z13, Z2, Z8
+	VMULPS        bits3e000000<>+0(SB), Z5, Z9
+	VADDPS        1856(AX), Z9, Z9
+	VMULPS        bits3f900000<>+0(SB), Z6, Z13
+	VADDPS        Z13, Z9, Z9
+	VMULPS        bits3e000000<>+0(SB), Z7, Z10
+	VMULPS        bits3e000000<>+0(SB), Z10, Z10
+	VADDPS        1984(AX), Z10, Z10
+	VMULPS        bits3f900000<>+0(SB), Z8, Z13
+	VMULPS        bits3f900000<>+0(SB), Z13, Z13
+	VADDPS        Z13, Z10, Z10
+	VMULPS        bitsbe000000<>+0(SB), Z5, Z14
+	VADDPS        1920(AX), Z14, Z14
+	VMULPS        bits3f600000<>+0(SB), Z6, Z13
+	VADDPS        Z13, Z14, Z14
+	VMULPS        bitsbe000000<>+0(SB), Z7, Z15
+	VMULPS        bitsbe000000<>+0(SB), Z15, Z15
+	VADDPS        2048(AX), Z15, Z15
+	VMULPS        bits3f600000<>+0(SB), Z8, Z13
+	VMULPS        bits3f600000<>+0(SB), Z13, Z13
+	VADDPS        Z13, Z15, Z15
+	VRCP14PS      Z10, Z11
+	VMULPS        Z9, Z9, Z12
+	VMULPS        Z11, Z12, Z12
+	VMAXPS        Z0, Z12, Z0
+	VRCP14PS      Z15, Z11
+	VMULPS        Z14, Z14, Z12
+	VMULPS        Z11, Z12, Z12
+	VMAXPS        Z0, Z12, Z0
+	ADDQ          $0x40, DX
+	CMPQ          DX, $0x00000080
+	JBE           high35
+	ADDQ          $0x10, CX
+	CMPQ          CX, $0x00000080
+	JBE           low34
+	VEXTRACTF64X4 $0x01, Z0, Y11
+	VMAXPS        Y11, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X11
+	VMAXPS        X11, X0, X0
+	VPSHUFD       $0x4e, X0, X11
+	VMAXPS        X11, X0, X0
+	VPSHUFD       $0xb1, X0, X11
+	VMAXPS        X11, X0, X0
+	VMOVSS        X0, 1300(AX)
 	VZEROUPPER
 	RET
-
-DATA bitsff7fffff<>+0(SB)/4, $0xff7fffff
-DATA bitsff7fffff<>+4(SB)/4, $0xff7fffff
-DATA bitsff7fffff<>+8(SB)/4, $0xff7fffff
-DATA bitsff7fffff<>+12(SB)/4, $0xff7fffff
-DATA bitsff7fffff<>+16(SB)/4, $0xff7fffff
-DATA bitsff7fffff<>+20(SB)/4, $0xff7fffff
-DATA bitsff7fffff<>+24(SB)/4, $0xff7fffff
-DATA bitsff7fffff<>+28(SB)/4, $0xff7fffff
-DATA bitsff7fffff<>+32(SB)/4, $0xff7fffff
-DATA bitsff7fffff<>+36(SB)/4, $0xff7fffff
-DATA bitsff7fffff<>+40(SB)/4, $0xff7fffff
-DATA bitsff7fffff<>+44(SB)/4, $0xff7fffff
-DATA bitsff7fffff<>+48(SB)/4, $0xff7fffff
-DATA bitsff7fffff<>+52(SB)/4, $0xff7fffff
-DATA bitsff7fffff<>+56(SB)/4, $0xff7fffff
-DATA bitsff7fffff<>+60(SB)/4, $0xff7fffff
-GLOBL bitsff7fffff<>(SB), RODATA|NOPTR, $64
 
 DATA bitsbf600000<>+0(SB)/4, $0xbf600000
 DATA bitsbf600000<>+4(SB)/4, $0xbf600000
@@ -1956,13 +1886,145 @@ DATA bits3f600000<>+56(SB)/4, $0x3f600000
 DATA bits3f600000<>+60(SB)/4, $0x3f600000
 GLOBL bits3f600000<>(SB), RODATA|NOPTR, $64
 
-// func SearchIQ1MAVX512(s *float32)
+// func SearchIQ1SAVX512(s *float32)
 // Requires: AVX, AVX512F, BMI, BMI2
-TEXT ·SearchIQ1MAVX512(SB), NOSPLIT, $0-8
+TEXT ·SearchIQ1SAVX512(SB), NOSPLIT, $0-8
 	MOVQ         s+0(FP), AX
 	VMOVUPS      bits00000000<>+0(SB), Z31
 	MOVL         $0x00000000, 1280(AX)
-	VMOVUPS      bitsff7fffff<>+0(SB), Z0
+	VBROADCASTSS 1304(AX), Z0
+	VBROADCASTSS 384(AX), Z1
+	VBROADCASTSS 896(AX), Z2
+	XORQ         CX, CX
+
+low36:
+	VBROADCASTSS 256(AX)(CX*1), Z3
+	VBROADCASTSS 768(AX)(CX*1), Z4
+	VMULPS       bitsbf600000<>+0(SB), Z3, Z5
+	VMOVUPS      Z5, 1856(AX)
+	VMULPS       bitsbf600000<>+0(SB), Z4, Z5
+	VMULPS       bitsbf600000<>+0(SB), Z5, Z5
+	VMOVUPS      Z5, 1984(AX)
+	VMULPS       bitsbf900000<>+0(SB), Z3, Z5
+	VMOVUPS      Z5, 1920(AX)
+	VMULPS       bitsbf900000<>+0(SB), Z4, Z5
+	VMULPS       bitsbf900000<>+0(SB), Z5, Z5
+	VMOVUPS      Z5, 2048(AX)
+	MOVQ         CX, DX
+
+high37:
+	VMOVUPS 256(AX)(DX*1), Z13
+	VSUBPS  Z3, Z13, Z5
+	VSUBPS  Z13, Z1, Z6
+	VMOVUPS 768(AX)(DX*1), Z13
+	VSUBPS  Z4, Z13, Z7
+	VSUBPS  Z13, Z2, Z8
+	VMULPS  bits3e000000<>+0(SB), Z5, Z9
+	VADDPS  1856(AX), Z9, Z9
+	VMULPS  bits3f900000<>+0(SB), Z6, Z13
+	VADDPS  Z13, Z9, Z9
+	VMULPS  bits3e000000<>+0(SB), Z7, Z10
+	VMULPS  bits3e000000<>+0(SB), Z10, Z10
+	VADDPS  1984(AX), Z10, Z10
+	VMULPS  bits3f900000<>+0(SB), Z8, Z13
+	VMULPS  bits3f900000<>+0(SB), Z13, Z13
+	VADDPS  Z13, Z10, Z10
+	VMULPS  bitsbe000000<>+0(SB), Z5, Z14
+	VADDPS  1920(AX), Z14, Z14
+	VMULPS  bits3f600000<>+0(SB), Z6, Z13
+	VADDPS  Z13, Z14, Z14
+	VMULPS  bitsbe000000<>+0(SB), Z7, Z15
+	VMULPS  bitsbe000000<>+0(SB), Z15, Z15
+	VADDPS  2048(AX), Z15, Z15
+	VMULPS  bits3f600000<>+0(SB), Z8, Z13
+	VMULPS  bits3f600000<>+0(SB), Z13, Z13
+	VADDPS  Z13, Z15, Z15
+	VCMPPS  $0x1e, Z31, Z10, K2
+	VMULPS  Z9, Z9, Z11
+	VMULPS  Z0, Z10, Z12
+	VCMPPS  $0x1e, Z12, Z11, K1
+	KANDW   K1, K2, K1
+	KMOVW   K1, BX
+	VCMPPS  $0x1e, Z31, Z15, K2
+	VMULPS  Z14, Z14, Z11
+	VMULPS  Z0, Z15, Z12
+	VCMPPS  $0x1e, Z12, Z11, K1
+	KANDW   K1, K2, K1
+	KMOVW   K1, SI
+	ORL     SI, BX
+	JZ      next38
+	VMOVUPS Z9, 1344(AX)
+	VMOVUPS Z10, 1600(AX)
+	VMOVUPS Z14, 1408(AX)
+	VMOVUPS Z15, 1664(AX)
+	MOVQ    $-1, BX
+
+again39:
+	VCMPPS       $0x1e, Z31, Z10, K2
+	VMULPS       Z9, Z9, Z11
+	VMULPS       Z0, Z10, Z12
+	VCMPPS       $0x1e, Z12, Z11, K1
+	KANDW        K1, K2, K1
+	KMOVW        K1, SI
+	VCMPPS       $0x1e, Z31, Z15, K2
+	VMULPS       Z14, Z14, Z11
+	VMULPS       Z0, Z15, Z12
+	VCMPPS       $0x1e, Z12, Z11, K1
+	KANDW        K1, K2, K1
+	KMOVW        K1, DI
+	XORL         R8, R8
+	MOVQ         $0x5555555555555555, R9
+	PDEPQ        R9, SI, SI
+	ORQ          SI, R8
+	PDEPQ        R9, DI, SI
+	SHLQ         $0x01, SI
+	ORQ          SI, R8
+	ANDQ         BX, R8
+	JZ           next38
+	TZCNTQ       R8, SI
+	MOVQ         SI, DI
+	MOVQ         $-2, BX
+	SHLXQ        SI, BX, BX
+	ANDL         $0x01, DI
+	SHRL         $0x01, SI
+	MOVL         DI, 1292(AX)
+	SHLL         $0x04, DI
+	ADDL         SI, DI
+	VMOVSS       1344(AX)(DI*4), X11
+	VDIVSS       1600(AX)(DI*4), X11, X12
+	VMOVSS       X12, 1296(AX)
+	VMULSS       X11, X12, X12
+	VBROADCASTSS X12, Z0
+	CMPL         1280(AX), $0x00
+	JNE          later40
+	VMOVSS       X12, 1300(AX)
+
+later40:
+	MOVL $0x00000001, 1280(AX)
+	MOVL CX, DI
+	SHRL $0x02, DI
+	MOVL DI, 1284(AX)
+	MOVL DX, DI
+	SHRL $0x02, DI
+	ADDL SI, DI
+	MOVL DI, 1288(AX)
+	JMP  again39
+
+next38:
+	ADDQ $0x40, DX
+	CMPQ DX, $0x00000080
+	JBE  high37
+	ADDQ $0x04, CX
+	CMPQ CX, $0x00000080
+	JBE  low36
+	VZEROUPPER
+	RET
+
+// func EstimateIQ1MAVX512(s *float32)
+// Requires: AVX, AVX512F
+TEXT ·EstimateIQ1MAVX512(SB), NOSPLIT, $0-8
+	MOVQ         s+0(FP), AX
+	VPXORD       Z0, Z0, Z0
 	VBROADCASTSS 320(AX), Z1
 	VMULPS       bits3f900000<>+0(SB), Z1, Z1
 	VMOVUPS      Z1, 1856(AX)
@@ -1993,7 +2055,7 @@ TEXT ·SearchIQ1MAVX512(SB), NOSPLIT, $0-8
 	VMOVUPS      Z1, 2304(AX)
 	XORQ         CX, CX
 
-low38:
+low41:
 	VBROADCASTSS 256(AX)(CX*1), Z1
 	VMOVUPS      Z1, 2368(AX)
 	VBROADCASTSS 768(AX)(CX*1), Z1
@@ -2014,162 +2076,68 @@ low38:
 	VMOVUPS      Z2, 2688(AX)
 	MOVQ         CX, DX
 
-high39:
-	VMOVUPS 2368(AX), Z9
-	VADDPS  256(AX)(DX*1), Z9, Z9
-	VMOVUPS 768(AX)(DX*1), Z10
-	VMOVUPS 1856(AX), Z1
-	VSUBPS  Z9, Z1, Z1
-	VMULPS  bitsbfa00000<>+0(SB), Z10, Z5
-	VADDPS  2496(AX), Z5, Z5
-	VMOVUPS 1920(AX), Z2
-	VSUBPS  Z9, Z2, Z2
-	VMULPS  bitsbf400000<>+0(SB), Z10, Z6
-	VADDPS  2560(AX), Z6, Z6
-	VMOVUPS 2432(AX), Z9
-	VADDPS  512(AX)(DX*1), Z9, Z9
-	VMOVUPS 1024(AX)(DX*1), Z10
-	VMOVUPS 1984(AX), Z3
-	VSUBPS  Z9, Z3, Z3
-	VMULPS  bitsbfa00000<>+0(SB), Z10, Z7
-	VADDPS  2624(AX), Z7, Z7
-	VMOVUPS 2048(AX), Z4
-	VSUBPS  Z9, Z4, Z4
-	VMULPS  bitsbf400000<>+0(SB), Z10, Z8
-	VADDPS  2688(AX), Z8, Z8
-	VADDPS  Z3, Z1, Z13
-	VADDPS  Z7, Z5, Z14
-	VCMPPS  $0x1e, Z31, Z14, K2
-	VMULPS  Z13, Z13, Z11
-	VMULPS  Z0, Z14, Z12
-	VCMPPS  $0x1e, Z12, Z11, K1
-	KANDW   K1, K2, K1
-	KMOVW   K1, BX
-	VADDPS  Z4, Z1, Z13
-	VADDPS  Z8, Z5, Z14
-	VCMPPS  $0x1e, Z31, Z14, K2
-	VMULPS  Z13, Z13, Z11
-	VMULPS  Z0, Z14, Z12
-	VCMPPS  $0x1e, Z12, Z11, K1
-	KANDW   K1, K2, K1
-	KMOVW   K1, SI
-	VADDPS  Z3, Z2, Z13
-	VADDPS  Z7, Z6, Z14
-	VCMPPS  $0x1e, Z31, Z14, K2
-	VMULPS  Z13, Z13, Z11
-	VMULPS  Z0, Z14, Z12
-	VCMPPS  $0x1e, Z12, Z11, K1
-	KANDW   K1, K2, K1
-	KMOVW   K1, DI
-	VADDPS  Z4, Z2, Z13
-	VADDPS  Z8, Z6, Z14
-	VCMPPS  $0x1e, Z31, Z14, K2
-	VMULPS  Z13, Z13, Z11
-	VMULPS  Z0, Z14, Z12
-	VCMPPS  $0x1e, Z12, Z11, K1
-	KANDW   K1, K2, K1
-	KMOVW   K1, R8
-	ORL     SI, BX
-	ORL     DI, BX
-	ORL     R8, BX
-	JZ      next40
-	VADDPS  Z3, Z1, Z13
-	VADDPS  Z7, Z5, Z14
-	VMOVUPS Z13, 1344(AX)
-	VMOVUPS Z14, 1600(AX)
-	VADDPS  Z4, Z1, Z13
-	VADDPS  Z8, Z5, Z14
-	VMOVUPS Z13, 1408(AX)
-	VMOVUPS Z14, 1664(AX)
-	VADDPS  Z3, Z2, Z13
-	VADDPS  Z7, Z6, Z14
-	VMOVUPS Z13, 1472(AX)
-	VMOVUPS Z14, 1728(AX)
-	VADDPS  Z4, Z2, Z13
-	VADDPS  Z8, Z6, Z14
-	VMOVUPS Z13, 1536(AX)
-	VMOVUPS Z14, 1792(AX)
-	MOVQ    $-1, BX
-
-again41:
-	VADDPS       Z3, Z1, Z13
-	VADDPS       Z7, Z5, Z14
-	VCMPPS       $0x1e, Z31, Z14, K2
-	VMULPS       Z13, Z13, Z11
-	VMULPS       Z0, Z14, Z12
-	VCMPPS       $0x1e, Z12, Z11, K1
-	KANDW        K1, K2, K1
-	KMOVW        K1, SI
-	VADDPS       Z4, Z1, Z13
-	VADDPS       Z8, Z5, Z14
-	VCMPPS       $0x1e, Z31, Z14, K2
-	VMULPS       Z13, Z13, Z11
-	VMULPS       Z0, Z14, Z12
-	VCMPPS       $0x1e, Z12, Z11, K1
-	KANDW        K1, K2, K1
-	KMOVW        K1, DI
-	VADDPS       Z3, Z2, Z13
-	VADDPS       Z7, Z6, Z14
-	VCMPPS       $0x1e, Z31, Z14, K2
-	VMULPS       Z13, Z13, Z11
-	VMULPS       Z0, Z14, Z12
-	VCMPPS       $0x1e, Z12, Z11, K1
-	KANDW        K1, K2, K1
-	KMOVW        K1, R8
-	VADDPS       Z4, Z2, Z13
-	VADDPS       Z8, Z6, Z14
-	VCMPPS       $0x1e, Z31, Z14, K2
-	VMULPS       Z13, Z13, Z11
-	VMULPS       Z0, Z14, Z12
-	VCMPPS       $0x1e, Z12, Z11, K1
-	KANDW        K1, K2, K1
-	KMOVW        K1, R9
-	XORL         R10, R10
-	MOVQ         $0x1111111111111111, R11
-	PDEPQ        R11, SI, SI
-	ORQ          SI, R10
-	PDEPQ        R11, DI, SI
-	SHLQ         $0x01, SI
-	ORQ          SI, R10
-	PDEPQ        R11, R8, SI
-	SHLQ         $0x02, SI
-	ORQ          SI, R10
-	PDEPQ        R11, R9, SI
-	SHLQ         $0x03, SI
-	ORQ          SI, R10
-	ANDQ         BX, R10
-	JZ           next40
-	TZCNTQ       R10, SI
-	MOVQ         SI, DI
-	MOVQ         $-2, BX
-	SHLXQ        SI, BX, BX
-	ANDL         $0x03, DI
-	SHRL         $0x02, SI
-	MOVL         $0x00000001, 1280(AX)
-	MOVL         DI, 1292(AX)
-	SHLL         $0x04, DI
-	ADDL         SI, DI
-	VMOVSS       1344(AX)(DI*4), X11
-	VDIVSS       1600(AX)(DI*4), X11, X12
-	VMOVSS       X12, 1296(AX)
-	VMULSS       X11, X12, X12
-	VBROADCASTSS X12, Z0
-	MOVL         CX, DI
-	SHRL         $0x02, DI
-	MOVL         DI, 1284(AX)
-	MOVL         DX, DI
-	SHRL         $0x02, DI
-	ADDL         SI, DI
-	MOVL         DI, 1288(AX)
-	JMP          again41
-
-next40:
-	ADDQ $0x40, DX
-	CMPQ DX, $0x00000040
-	JBE  high39
-	ADDQ $0x04, CX
-	CMPQ CX, $0x00000040
-	JBE  low38
+high42:
+	VMOVUPS       2368(AX), Z9
+	VADDPS        256(AX)(DX*1), Z9, Z9
+	VMOVUPS       768(AX)(DX*1), Z10
+	VMOVUPS       1856(AX), Z1
+	VSUBPS        Z9, Z1, Z1
+	VMULPS        bitsbfa00000<>+0(SB), Z10, Z5
+	VADDPS        2496(AX), Z5, Z5
+	VMOVUPS       1920(AX), Z2
+	VSUBPS        Z9, Z2, Z2
+	VMULPS        bitsbf400000<>+0(SB), Z10, Z6
+	VADDPS        2560(AX), Z6, Z6
+	VMOVUPS       2432(AX), Z9
+	VADDPS        512(AX)(DX*1), Z9, Z9
+	VMOVUPS       1024(AX)(DX*1), Z10
+	VMOVUPS       1984(AX), Z3
+	VSUBPS        Z9, Z3, Z3
+	VMULPS        bitsbfa00000<>+0(SB), Z10, Z7
+	VADDPS        2624(AX), Z7, Z7
+	VMOVUPS       2048(AX), Z4
+	VSUBPS        Z9, Z4, Z4
+	VMULPS        bitsbf400000<>+0(SB), Z10, Z8
+	VADDPS        2688(AX), Z8, Z8
+	VADDPS        Z3, Z1, Z13
+	VADDPS        Z7, Z5, Z14
+	VRCP14PS      Z14, Z11
+	VMULPS        Z13, Z13, Z12
+	VMULPS        Z11, Z12, Z12
+	VMAXPS        Z0, Z12, Z0
+	VADDPS        Z4, Z1, Z13
+	VADDPS        Z8, Z5, Z14
+	VRCP14PS      Z14, Z11
+	VMULPS        Z13, Z13, Z12
+	VMULPS        Z11, Z12, Z12
+	VMAXPS        Z0, Z12, Z0
+	VADDPS        Z3, Z2, Z13
+	VADDPS        Z7, Z6, Z14
+	VRCP14PS      Z14, Z11
+	VMULPS        Z13, Z13, Z12
+	VMULPS        Z11, Z12, Z12
+	VMAXPS        Z0, Z12, Z0
+	VADDPS        Z4, Z2, Z13
+	VADDPS        Z8, Z6, Z14
+	VRCP14PS      Z14, Z11
+	VMULPS        Z13, Z13, Z12
+	VMULPS        Z11, Z12, Z12
+	VMAXPS        Z0, Z12, Z0
+	ADDQ          $0x40, DX
+	CMPQ          DX, $0x00000040
+	JBE           high42
+	ADDQ          $0x10, CX
+	CMPQ          CX, $0x00000040
+	JBE           low41
+	VEXTRACTF64X4 $0x01, Z0, Y11
+	VMAXPS        Y11, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X11
+	VMAXPS        X11, X0, X0
+	VPSHUFD       $0x4e, X0, X11
+	VMAXPS        X11, X0, X0
+	VPSHUFD       $0xb1, X0, X11
+	VMAXPS        X11, X0, X0
+	VMOVSS        X0, 1300(AX)
 	VZEROUPPER
 	RET
 
@@ -2244,6 +2212,228 @@ DATA bitsbf400000<>+52(SB)/4, $0xbf400000
 DATA bitsbf400000<>+56(SB)/4, $0xbf400000
 DATA bitsbf400000<>+60(SB)/4, $0xbf400000
 GLOBL bitsbf400000<>(SB), RODATA|NOPTR, $64
+
+// func SearchIQ1MAVX512(s *float32)
+// Requires: AVX, AVX512F, BMI, BMI2
+TEXT ·SearchIQ1MAVX512(SB), NOSPLIT, $0-8
+	MOVQ         s+0(FP), AX
+	VMOVUPS      bits00000000<>+0(SB), Z31
+	MOVL         $0x00000000, 1280(AX)
+	VBROADCASTSS 1304(AX), Z0
+	VBROADCASTSS 320(AX), Z1
+	VMULPS       bits3f900000<>+0(SB), Z1, Z1
+	VMOVUPS      Z1, 1856(AX)
+	VBROADCASTSS 832(AX), Z1
+	VMULPS       bits3f900000<>+0(SB), Z1, Z1
+	VMULPS       bits3f900000<>+0(SB), Z1, Z1
+	VMOVUPS      Z1, 2112(AX)
+	VBROADCASTSS 320(AX), Z1
+	VMULPS       bits3f600000<>+0(SB), Z1, Z1
+	VMOVUPS      Z1, 1920(AX)
+	VBROADCASTSS 832(AX), Z1
+	VMULPS       bits3f600000<>+0(SB), Z1, Z1
+	VMULPS       bits3f600000<>+0(SB), Z1, Z1
+	VMOVUPS      Z1, 2176(AX)
+	VBROADCASTSS 576(AX), Z1
+	VMULPS       bits3f900000<>+0(SB), Z1, Z1
+	VMOVUPS      Z1, 1984(AX)
+	VBROADCASTSS 1088(AX), Z1
+	VMULPS       bits3f900000<>+0(SB), Z1, Z1
+	VMULPS       bits3f900000<>+0(SB), Z1, Z1
+	VMOVUPS      Z1, 2240(AX)
+	VBROADCASTSS 576(AX), Z1
+	VMULPS       bits3f600000<>+0(SB), Z1, Z1
+	VMOVUPS      Z1, 2048(AX)
+	VBROADCASTSS 1088(AX), Z1
+	VMULPS       bits3f600000<>+0(SB), Z1, Z1
+	VMULPS       bits3f600000<>+0(SB), Z1, Z1
+	VMOVUPS      Z1, 2304(AX)
+	XORQ         CX, CX
+
+low43:
+	VBROADCASTSS 256(AX)(CX*1), Z1
+	VMOVUPS      Z1, 2368(AX)
+	VBROADCASTSS 768(AX)(CX*1), Z1
+	VMULPS       bits3f400000<>+0(SB), Z1, Z2
+	VADDPS       2112(AX), Z2, Z2
+	VMOVUPS      Z2, 2496(AX)
+	VMULPS       bits3fa00000<>+0(SB), Z1, Z2
+	VADDPS       2176(AX), Z2, Z2
+	VMOVUPS      Z2, 2560(AX)
+	VBROADCASTSS 512(AX)(CX*1), Z1
+	VMOVUPS      Z1, 2432(AX)
+	VBROADCASTSS 1024(AX)(CX*1), Z1
+	VMULPS       bits3f400000<>+0(SB), Z1, Z2
+	VADDPS       2240(AX), Z2, Z2
+	VMOVUPS      Z2, 2624(AX)
+	VMULPS       bits3fa00000<>+0(SB), Z1, Z2
+	VADDPS       2304(AX), Z2, Z2
+	VMOVUPS      Z2, 2688(AX)
+	MOVQ         CX, DX
+
+high44:
+	VMOVUPS 2368(AX), Z9
+	VADDPS  256(AX)(DX*1), Z9, Z9
+	VMOVUPS 768(AX)(DX*1), Z10
+	VMOVUPS 1856(AX), Z1
+	VSUBPS  Z9, Z1, Z1
+	VMULPS  bitsbfa00000<>+0(SB), Z10, Z5
+	VADDPS  2496(AX), Z5, Z5
+	VMOVUPS 1920(AX), Z2
+	VSUBPS  Z9, Z2, Z2
+	VMULPS  bitsbf400000<>+0(SB), Z10, Z6
+	VADDPS  2560(AX), Z6, Z6
+	VMOVUPS 2432(AX), Z9
+	VADDPS  512(AX)(DX*1), Z9, Z9
+	VMOVUPS 1024(AX)(DX*1), Z10
+	VMOVUPS 1984(AX), Z3
+	VSUBPS  Z9, Z3, Z3
+	VMULPS  bitsbfa00000<>+0(SB), Z10, Z7
+	VADDPS  2624(AX), Z7, Z7
+	VMOVUPS 2048(AX), Z4
+	VSUBPS  Z9, Z4, Z4
+	VMULPS  bitsbf400000<>+0(SB), Z10, Z8
+	VADDPS  2688(AX), Z8, Z8
+	VADDPS  Z3, Z1, Z13
+	VADDPS  Z7, Z5, Z14
+	VCMPPS  $0x1e, Z31, Z14, K2
+	VMULPS  Z13, Z13, Z11
+	VMULPS  Z0, Z14, Z12
+	VCMPPS  $0x1e, Z12, Z11, K1
+	KANDW   K1, K2, K1
+	KMOVW   K1, BX
+	VADDPS  Z4, Z1, Z13
+	VADDPS  Z8, Z5, Z14
+	VCMPPS  $0x1e, Z31, Z14, K2
+	VMULPS  Z13, Z13, Z11
+	VMULPS  Z0, Z14, Z12
+	VCMPPS  $0x1e, Z12, Z11, K1
+	KANDW   K1, K2, K1
+	KMOVW   K1, SI
+	VADDPS  Z3, Z2, Z13
+	VADDPS  Z7, Z6, Z14
+	VCMPPS  $0x1e, Z31, Z14, K2
+	VMULPS  Z13, Z13, Z11
+	VMULPS  Z0, Z14, Z12
+	VCMPPS  $0x1e, Z12, Z11, K1
+	KANDW   K1, K2, K1
+	KMOVW   K1, DI
+	VADDPS  Z4, Z2, Z13
+	VADDPS  Z8, Z6, Z14
+	VCMPPS  $0x1e, Z31, Z14, K2
+	VMULPS  Z13, Z13, Z11
+	VMULPS  Z0, Z14, Z12
+	VCMPPS  $0x1e, Z12, Z11, K1
+	KANDW   K1, K2, K1
+	KMOVW   K1, R8
+	ORL     SI, BX
+	ORL     DI, BX
+	ORL     R8, BX
+	JZ      next45
+	VADDPS  Z3, Z1, Z13
+	VADDPS  Z7, Z5, Z14
+	VMOVUPS Z13, 1344(AX)
+	VMOVUPS Z14, 1600(AX)
+	VADDPS  Z4, Z1, Z13
+	VADDPS  Z8, Z5, Z14
+	VMOVUPS Z13, 1408(AX)
+	VMOVUPS Z14, 1664(AX)
+	VADDPS  Z3, Z2, Z13
+	VADDPS  Z7, Z6, Z14
+	VMOVUPS Z13, 1472(AX)
+	VMOVUPS Z14, 1728(AX)
+	VADDPS  Z4, Z2, Z13
+	VADDPS  Z8, Z6, Z14
+	VMOVUPS Z13, 1536(AX)
+	VMOVUPS Z14, 1792(AX)
+	MOVQ    $-1, BX
+
+again46:
+	VADDPS       Z3, Z1, Z13
+	VADDPS       Z7, Z5, Z14
+	VCMPPS       $0x1e, Z31, Z14, K2
+	VMULPS       Z13, Z13, Z11
+	VMULPS       Z0, Z14, Z12
+	VCMPPS       $0x1e, Z12, Z11, K1
+	KANDW        K1, K2, K1
+	KMOVW        K1, SI
+	VADDPS       Z4, Z1, Z13
+	VADDPS       Z8, Z5, Z14
+	VCMPPS       $0x1e, Z31, Z14, K2
+	VMULPS       Z13, Z13, Z11
+	VMULPS       Z0, Z14, Z12
+	VCMPPS       $0x1e, Z12, Z11, K1
+	KANDW        K1, K2, K1
+	KMOVW        K1, DI
+	VADDPS       Z3, Z2, Z13
+	VADDPS       Z7, Z6, Z14
+	VCMPPS       $0x1e, Z31, Z14, K2
+	VMULPS       Z13, Z13, Z11
+	VMULPS       Z0, Z14, Z12
+	VCMPPS       $0x1e, Z12, Z11, K1
+	KANDW        K1, K2, K1
+	KMOVW        K1, R8
+	VADDPS       Z4, Z2, Z13
+	VADDPS       Z8, Z6, Z14
+	VCMPPS       $0x1e, Z31, Z14, K2
+	VMULPS       Z13, Z13, Z11
+	VMULPS       Z0, Z14, Z12
+	VCMPPS       $0x1e, Z12, Z11, K1
+	KANDW        K1, K2, K1
+	KMOVW        K1, R9
+	XORL         R10, R10
+	MOVQ         $0x1111111111111111, R11
+	PDEPQ        R11, SI, SI
+	ORQ          SI, R10
+	PDEPQ        R11, DI, SI
+	SHLQ         $0x01, SI
+	ORQ          SI, R10
+	PDEPQ        R11, R8, SI
+	SHLQ         $0x02, SI
+	ORQ          SI, R10
+	PDEPQ        R11, R9, SI
+	SHLQ         $0x03, SI
+	ORQ          SI, R10
+	ANDQ         BX, R10
+	JZ           next45
+	TZCNTQ       R10, SI
+	MOVQ         SI, DI
+	MOVQ         $-2, BX
+	SHLXQ        SI, BX, BX
+	ANDL         $0x03, DI
+	SHRL         $0x02, SI
+	MOVL         DI, 1292(AX)
+	SHLL         $0x04, DI
+	ADDL         SI, DI
+	VMOVSS       1344(AX)(DI*4), X11
+	VDIVSS       1600(AX)(DI*4), X11, X12
+	VMOVSS       X12, 1296(AX)
+	VMULSS       X11, X12, X12
+	VBROADCASTSS X12, Z0
+	CMPL         1280(AX), $0x00
+	JNE          later47
+	VMOVSS       X12, 1300(AX)
+
+later47:
+	MOVL $0x00000001, 1280(AX)
+	MOVL CX, DI
+	SHRL $0x02, DI
+	MOVL DI, 1284(AX)
+	MOVL DX, DI
+	SHRL $0x02, DI
+	ADDL SI, DI
+	MOVL DI, 1288(AX)
+	JMP  again46
+
+next45:
+	ADDQ $0x40, DX
+	CMPQ DX, $0x00000040
+	JBE  high44
+	ADDQ $0x04, CX
+	CMPQ CX, $0x00000040
+	JBE  low43
+	VZEROUPPER
+	RET
 
 // func SearchIQ4BySquareAVX2(x *float32, w *float32, table *float32, s *float32)
 // Requires: AVX, AVX2
@@ -3622,12 +3812,11 @@ others33:
 	VZEROUPPER
 	RET
 
-// func SearchIQ1SAVX2(s *float32)
-// Requires: AVX, AVX2, BMI, BMI2
-TEXT ·SearchIQ1SAVX2(SB), NOSPLIT, $0-8
+// func EstimateIQ1SAVX2(s *float32)
+// Requires: AVX
+TEXT ·EstimateIQ1SAVX2(SB), NOSPLIT, $0-8
 	MOVQ         s+0(FP), AX
-	MOVL         $0x00000000, 1280(AX)
-	VMOVUPS      bitsff7fffff<>+0(SB), Y0
+	VXORPS       Y0, Y0, Y0
 	VBROADCASTSS 384(AX), Y1
 	VBROADCASTSS 896(AX), Y2
 	XORQ         CX, CX
@@ -3648,6 +3837,82 @@ low34:
 	MOVQ         CX, DX
 
 high35:
+	VMOVUPS      256(AX)(DX*1), Y13
+	VSUBPS       Y3, Y13, Y5
+	VSUBPS       Y13, Y1, Y6
+	VMOVUPS      768(AX)(DX*1), Y13
+	VSUBPS       Y4, Y13, Y7
+	VSUBPS       Y13, Y2, Y8
+	VMULPS       bits3e000000<>+0(SB), Y5, Y9
+	VADDPS       1856(AX), Y9, Y9
+	VMULPS       bits3f900000<>+0(SB), Y6, Y13
+	VADDPS       Y13, Y9, Y9
+	VMULPS       bits3e000000<>+0(SB), Y7, Y10
+	VMULPS       bits3e000000<>+0(SB), Y10, Y10
+	VADDPS       1984(AX), Y10, Y10
+	VMULPS       bits3f900000<>+0(SB), Y8, Y13
+	VMULPS       bits3f900000<>+0(SB), Y13, Y13
+	VADDPS       Y13, Y10, Y10
+	VMULPS       bitsbe000000<>+0(SB), Y5, Y14
+	VADDPS       1920(AX), Y14, Y14
+	VMULPS       bits3f600000<>+0(SB), Y6, Y13
+	VADDPS       Y13, Y14, Y14
+	VMULPS       bitsbe000000<>+0(SB), Y7, Y15
+	VMULPS       bitsbe000000<>+0(SB), Y15, Y15
+	VADDPS       2048(AX), Y15, Y15
+	VMULPS       bits3f600000<>+0(SB), Y8, Y13
+	VMULPS       bits3f600000<>+0(SB), Y13, Y13
+	VADDPS       Y13, Y15, Y15
+	VRCPPS       Y10, Y11
+	VMULPS       Y9, Y9, Y12
+	VMULPS       Y11, Y12, Y12
+	VMAXPS       Y0, Y12, Y0
+	VRCPPS       Y15, Y11
+	VMULPS       Y14, Y14, Y12
+	VMULPS       Y11, Y12, Y12
+	VMAXPS       Y0, Y12, Y0
+	ADDQ         $0x20, DX
+	CMPQ         DX, $0x00000080
+	JBE          high35
+	ADDQ         $0x10, CX
+	CMPQ         CX, $0x00000080
+	JBE          low34
+	VEXTRACTF128 $0x01, Y0, X11
+	VMAXPS       X11, X0, X0
+	VPSHUFD      $0x4e, X0, X11
+	VMAXPS       X11, X0, X0
+	VPSHUFD      $0xb1, X0, X11
+	VMAXPS       X11, X0, X0
+	VMOVSS       X0, 1300(AX)
+	VZEROUPPER
+	RET
+
+// func SearchIQ1SAVX2(s *float32)
+// Requires: AVX, AVX2, BMI, BMI2
+TEXT ·SearchIQ1SAVX2(SB), NOSPLIT, $0-8
+	MOVQ         s+0(FP), AX
+	MOVL         $0x00000000, 1280(AX)
+	VBROADCASTSS 1304(AX), Y0
+	VBROADCASTSS 384(AX), Y1
+	VBROADCASTSS 896(AX), Y2
+	XORQ         CX, CX
+
+low36:
+	VBROADCASTSS 256(AX)(CX*1), Y3
+	VBROADCASTSS 768(AX)(CX*1), Y4
+	VMULPS       bitsbf600000<>+0(SB), Y3, Y5
+	VMOVUPS      Y5, 1856(AX)
+	VMULPS       bitsbf600000<>+0(SB), Y4, Y5
+	VMULPS       bitsbf600000<>+0(SB), Y5, Y5
+	VMOVUPS      Y5, 1984(AX)
+	VMULPS       bitsbf900000<>+0(SB), Y3, Y5
+	VMOVUPS      Y5, 1920(AX)
+	VMULPS       bitsbf900000<>+0(SB), Y4, Y5
+	VMULPS       bitsbf900000<>+0(SB), Y5, Y5
+	VMOVUPS      Y5, 2048(AX)
+	MOVQ         CX, DX
+
+high37:
 	VMOVUPS   256(AX)(DX*1), Y13
 	VSUBPS    Y3, Y13, Y5
 	VSUBPS    Y13, Y1, Y6
@@ -3687,14 +3952,14 @@ high35:
 	VANDPS    Y11, Y12, Y11
 	VMOVMSKPS Y11, SI
 	ORL       SI, BX
-	JZ        next36
+	JZ        next38
 	VMOVUPS   Y9, 1344(AX)
 	VMOVUPS   Y10, 1600(AX)
 	VMOVUPS   Y14, 1408(AX)
 	VMOVUPS   Y15, 1664(AX)
 	MOVQ      $-1, BX
 
-again37:
+again39:
 	VMULPS       Y9, Y9, Y11
 	VMULPS       Y0, Y10, Y12
 	VCMPPS       $0x1e, Y12, Y11, Y11
@@ -3715,14 +3980,13 @@ again37:
 	SHLQ         $0x01, SI
 	ORQ          SI, R8
 	ANDQ         BX, R8
-	JZ           next36
+	JZ           next38
 	TZCNTQ       R8, SI
 	MOVQ         SI, DI
 	MOVQ         $-2, BX
 	SHLXQ        SI, BX, BX
 	ANDL         $0x01, DI
 	SHRL         $0x01, SI
-	MOVL         $0x00000001, 1280(AX)
 	MOVL         DI, 1292(AX)
 	SHLL         $0x04, DI
 	ADDL         SI, DI
@@ -3731,31 +3995,36 @@ again37:
 	VMOVSS       X12, 1296(AX)
 	VMULSS       X11, X12, X12
 	VBROADCASTSS X12, Y0
-	MOVL         CX, DI
-	SHRL         $0x02, DI
-	MOVL         DI, 1284(AX)
-	MOVL         DX, DI
-	SHRL         $0x02, DI
-	ADDL         SI, DI
-	MOVL         DI, 1288(AX)
-	JMP          again37
+	CMPL         1280(AX), $0x00
+	JNE          later40
+	VMOVSS       X12, 1300(AX)
 
-next36:
+later40:
+	MOVL $0x00000001, 1280(AX)
+	MOVL CX, DI
+	SHRL $0x02, DI
+	MOVL DI, 1284(AX)
+	MOVL DX, DI
+	SHRL $0x02, DI
+	ADDL SI, DI
+	MOVL DI, 1288(AX)
+	JMP  again39
+
+next38:
 	ADDQ $0x20, DX
 	CMPQ DX, $0x00000080
-	JBE  high35
+	JBE  high37
 	ADDQ $0x04, CX
 	CMPQ CX, $0x00000080
-	JBE  low34
+	JBE  low36
 	VZEROUPPER
 	RET
 
-// func SearchIQ1MAVX2(s *float32)
-// Requires: AVX, AVX2, BMI, BMI2
-TEXT ·SearchIQ1MAVX2(SB), NOSPLIT, $0-8
+// func EstimateIQ1MAVX2(s *float32)
+// Requires: AVX
+TEXT ·EstimateIQ1MAVX2(SB), NOSPLIT, $0-8
 	MOVQ         s+0(FP), AX
-	MOVL         $0x00000000, 1280(AX)
-	VMOVUPS      bitsff7fffff<>+0(SB), Y0
+	VXORPS       Y0, Y0, Y0
 	VBROADCASTSS 320(AX), Y1
 	VMULPS       bits3f900000<>+0(SB), Y1, Y1
 	VMOVUPS      Y1, 1856(AX)
@@ -3786,7 +4055,7 @@ TEXT ·SearchIQ1MAVX2(SB), NOSPLIT, $0-8
 	VMOVUPS      Y1, 2304(AX)
 	XORQ         CX, CX
 
-low38:
+low41:
 	VBROADCASTSS 256(AX)(CX*1), Y1
 	VMOVUPS      Y1, 2368(AX)
 	VBROADCASTSS 768(AX)(CX*1), Y1
@@ -3807,7 +4076,127 @@ low38:
 	VMOVUPS      Y2, 2688(AX)
 	MOVQ         CX, DX
 
-high39:
+high42:
+	VMOVUPS      2368(AX), Y9
+	VADDPS       256(AX)(DX*1), Y9, Y9
+	VMOVUPS      768(AX)(DX*1), Y10
+	VMOVUPS      1856(AX), Y1
+	VSUBPS       Y9, Y1, Y1
+	VMULPS       bitsbfa00000<>+0(SB), Y10, Y5
+	VADDPS       2496(AX), Y5, Y5
+	VMOVUPS      1920(AX), Y2
+	VSUBPS       Y9, Y2, Y2
+	VMULPS       bitsbf400000<>+0(SB), Y10, Y6
+	VADDPS       2560(AX), Y6, Y6
+	VMOVUPS      2432(AX), Y9
+	VADDPS       512(AX)(DX*1), Y9, Y9
+	VMOVUPS      1024(AX)(DX*1), Y10
+	VMOVUPS      1984(AX), Y3
+	VSUBPS       Y9, Y3, Y3
+	VMULPS       bitsbfa00000<>+0(SB), Y10, Y7
+	VADDPS       2624(AX), Y7, Y7
+	VMOVUPS      2048(AX), Y4
+	VSUBPS       Y9, Y4, Y4
+	VMULPS       bitsbf400000<>+0(SB), Y10, Y8
+	VADDPS       2688(AX), Y8, Y8
+	VADDPS       Y3, Y1, Y13
+	VADDPS       Y7, Y5, Y14
+	VRCPPS       Y14, Y11
+	VMULPS       Y13, Y13, Y12
+	VMULPS       Y11, Y12, Y12
+	VMAXPS       Y0, Y12, Y0
+	VADDPS       Y4, Y1, Y13
+	VADDPS       Y8, Y5, Y14
+	VRCPPS       Y14, Y11
+	VMULPS       Y13, Y13, Y12
+	VMULPS       Y11, Y12, Y12
+	VMAXPS       Y0, Y12, Y0
+	VADDPS       Y3, Y2, Y13
+	VADDPS       Y7, Y6, Y14
+	VRCPPS       Y14, Y11
+	VMULPS       Y13, Y13, Y12
+	VMULPS       Y11, Y12, Y12
+	VMAXPS       Y0, Y12, Y0
+	VADDPS       Y4, Y2, Y13
+	VADDPS       Y8, Y6, Y14
+	VRCPPS       Y14, Y11
+	VMULPS       Y13, Y13, Y12
+	VMULPS       Y11, Y12, Y12
+	VMAXPS       Y0, Y12, Y0
+	ADDQ         $0x20, DX
+	CMPQ         DX, $0x00000040
+	JBE          high42
+	ADDQ         $0x10, CX
+	CMPQ         CX, $0x00000040
+	JBE          low41
+	VEXTRACTF128 $0x01, Y0, X11
+	VMAXPS       X11, X0, X0
+	VPSHUFD      $0x4e, X0, X11
+	VMAXPS       X11, X0, X0
+	VPSHUFD      $0xb1, X0, X11
+	VMAXPS       X11, X0, X0
+	VMOVSS       X0, 1300(AX)
+	VZEROUPPER
+	RET
+
+// func SearchIQ1MAVX2(s *float32)
+// Requires: AVX, AVX2, BMI, BMI2
+TEXT ·SearchIQ1MAVX2(SB), NOSPLIT, $0-8
+	MOVQ         s+0(FP), AX
+	MOVL         $0x00000000, 1280(AX)
+	VBROADCASTSS 1304(AX), Y0
+	VBROADCASTSS 320(AX), Y1
+	VMULPS       bits3f900000<>+0(SB), Y1, Y1
+	VMOVUPS      Y1, 1856(AX)
+	VBROADCASTSS 832(AX), Y1
+	VMULPS       bits3f900000<>+0(SB), Y1, Y1
+	VMULPS       bits3f900000<>+0(SB), Y1, Y1
+	VMOVUPS      Y1, 2112(AX)
+	VBROADCASTSS 320(AX), Y1
+	VMULPS       bits3f600000<>+0(SB), Y1, Y1
+	VMOVUPS      Y1, 1920(AX)
+	VBROADCASTSS 832(AX), Y1
+	VMULPS       bits3f600000<>+0(SB), Y1, Y1
+	VMULPS       bits3f600000<>+0(SB), Y1, Y1
+	VMOVUPS      Y1, 2176(AX)
+	VBROADCASTSS 576(AX), Y1
+	VMULPS       bits3f900000<>+0(SB), Y1, Y1
+	VMOVUPS      Y1, 1984(AX)
+	VBROADCASTSS 1088(AX), Y1
+	VMULPS       bits3f900000<>+0(SB), Y1, Y1
+	VMULPS       bits3f900000<>+0(SB), Y1, Y1
+	VMOVUPS      Y1, 2240(AX)
+	VBROADCASTSS 576(AX), Y1
+	VMULPS       bits3f600000<>+0(SB), Y1, Y1
+	VMOVUPS      Y1, 2048(AX)
+	VBROADCASTSS 1088(AX), Y1
+	VMULPS       bits3f600000<>+0(SB), Y1, Y1
+	VMULPS       bits3f600000<>+0(SB), Y1, Y1
+	VMOVUPS      Y1, 2304(AX)
+	XORQ         CX, CX
+
+low43:
+	VBROADCASTSS 256(AX)(CX*1), Y1
+	VMOVUPS      Y1, 2368(AX)
+	VBROADCASTSS 768(AX)(CX*1), Y1
+	VMULPS       bits3f400000<>+0(SB), Y1, Y2
+	VADDPS       2112(AX), Y2, Y2
+	VMOVUPS      Y2, 2496(AX)
+	VMULPS       bits3fa00000<>+0(SB), Y1, Y2
+	VADDPS       2176(AX), Y2, Y2
+	VMOVUPS      Y2, 2560(AX)
+	VBROADCASTSS 512(AX)(CX*1), Y1
+	VMOVUPS      Y1, 2432(AX)
+	VBROADCASTSS 1024(AX)(CX*1), Y1
+	VMULPS       bits3f400000<>+0(SB), Y1, Y2
+	VADDPS       2240(AX), Y2, Y2
+	VMOVUPS      Y2, 2624(AX)
+	VMULPS       bits3fa00000<>+0(SB), Y1, Y2
+	VADDPS       2304(AX), Y2, Y2
+	VMOVUPS      Y2, 2688(AX)
+	MOVQ         CX, DX
+
+high44:
 	VMOVUPS   2368(AX), Y9
 	VADDPS    256(AX)(DX*1), Y9, Y9
 	VMOVUPS   768(AX)(DX*1), Y10
@@ -3865,7 +4254,7 @@ high39:
 	ORL       SI, BX
 	ORL       DI, BX
 	ORL       R8, BX
-	JZ        next40
+	JZ        next45
 	VADDPS    Y3, Y1, Y13
 	VADDPS    Y7, Y5, Y14
 	VMOVUPS   Y13, 1344(AX)
@@ -3884,7 +4273,7 @@ high39:
 	VMOVUPS   Y14, 1792(AX)
 	MOVQ      $-1, BX
 
-again41:
+again46:
 	VADDPS       Y3, Y1, Y13
 	VADDPS       Y7, Y5, Y14
 	VMULPS       Y13, Y13, Y11
@@ -3931,14 +4320,13 @@ again41:
 	SHLQ         $0x03, SI
 	ORQ          SI, R10
 	ANDQ         BX, R10
-	JZ           next40
+	JZ           next45
 	TZCNTQ       R10, SI
 	MOVQ         SI, DI
 	MOVQ         $-2, BX
 	SHLXQ        SI, BX, BX
 	ANDL         $0x03, DI
 	SHRL         $0x02, SI
-	MOVL         $0x00000001, 1280(AX)
 	MOVL         DI, 1292(AX)
 	SHLL         $0x04, DI
 	ADDL         SI, DI
@@ -3947,22 +4335,28 @@ again41:
 	VMOVSS       X12, 1296(AX)
 	VMULSS       X11, X12, X12
 	VBROADCASTSS X12, Y0
-	MOVL         CX, DI
-	SHRL         $0x02, DI
-	MOVL         DI, 1284(AX)
-	MOVL         DX, DI
-	SHRL         $0x02, DI
-	ADDL         SI, DI
-	MOVL         DI, 1288(AX)
-	JMP          again41
+	CMPL         1280(AX), $0x00
+	JNE          later47
+	VMOVSS       X12, 1300(AX)
 
-next40:
+later47:
+	MOVL $0x00000001, 1280(AX)
+	MOVL CX, DI
+	SHRL $0x02, DI
+	MOVL DI, 1284(AX)
+	MOVL DX, DI
+	SHRL $0x02, DI
+	ADDL SI, DI
+	MOVL DI, 1288(AX)
+	JMP  again46
+
+next45:
 	ADDQ $0x20, DX
 	CMPQ DX, $0x00000040
-	JBE  high39
+	JBE  high44
 	ADDQ $0x04, CX
 	CMPQ CX, $0x00000040
-	JBE  low38
+	JBE  low43
 	VZEROUPPER
 	RET
 

@@ -22,6 +22,8 @@ const (
 	terHigh    = terFound + 8
 	terMove    = terFound + 12
 	terScale   = terFound + 16
+	terFirst   = terFound + 20
+	terStart   = terFound + 24
 	terTrialQX = terFound + 64
 	terTrialQ2 = terTrialQX + 4*64
 	terFixed   = terTrialQ2 + 4*64
@@ -97,18 +99,23 @@ func (g *gen) ranks() {
 	g.end()
 }
 
+// estimateStep is the distance between the places of low that an estimate
+// looks at.
+const estimateStep = 4
+
 // thresholds is the frame of the two searches: n weights, a number of moves.
 // group prepares what is fixed for the group, low what is fixed for a place of
 // low (in bytes), and high computes a register of places of high; trial leaves
 // the sums of a move in registers. Register 0 holds the best score; 11 and 12
 // are free for the frame.
 func (g *gen) thresholds(name string, n, moves int, group func(s reg.Register), low, high func(s, at reg.Register), trial func(move int) (qx, q2 reg.VecPhysical)) {
-	g.begin(name, "func(s *float32)", "finds the thresholds with the best score.")
+	g.estimate(name, n, moves, group, low, high, trial)
+	g.begin("Search"+name, "func(s *float32)", "finds the thresholds with the best score.")
 	s := Load(Param("s"), GP64())
 	v := g.v
 	zero := g.c(0)
 	MOVL(U32(0), Mem{Base: s, Disp: terFound})
-	VMOVUPS(constant(0xff7fffff), v(0)) // the least finite number
+	VBROADCASTSS(Mem{Base: s, Disp: terStart}, v(0))
 	group(s)
 	atLow, atHigh := GP64(), GP64()
 	loop, inner, next, again := g.label("low"), g.label("high"), g.label("next"), g.label("again")
@@ -185,7 +192,6 @@ func (g *gen) thresholds(name string, n, moves int, group func(s reg.Register), 
 	SHLXQ(lane, left, left)
 	ANDL(Imm(uint64(moves-1)), move.As32())
 	SHRL(Imm(shift), lane.As32())
-	MOVL(U32(1), Mem{Base: s, Disp: terFound})
 	MOVL(move.As32(), Mem{Base: s, Disp: terMove})
 	SHLL(Imm(4), move.As32())
 	ADDL(lane.As32(), move.As32())
@@ -194,6 +200,12 @@ func (g *gen) thresholds(name string, n, moves int, group func(s reg.Register), 
 	VMOVSS(x(12), Mem{Base: s, Disp: terScale})
 	VMULSS(x(11), x(12), x(12))
 	VBROADCASTSS(x(12), v(0))
+	later := g.label("later")
+	CMPL(Mem{Base: s, Disp: terFound}, Imm(0))
+	JNE(LabelRef(later))
+	VMOVSS(x(12), Mem{Base: s, Disp: terFirst})
+	Label(later)
+	MOVL(U32(1), Mem{Base: s, Disp: terFound})
 	MOVL(atLow.As32(), move.As32())
 	SHRL(Imm(2), move.As32())
 	MOVL(move.As32(), Mem{Base: s, Disp: terLow})
@@ -213,6 +225,44 @@ func (g *gen) thresholds(name string, n, moves int, group func(s reg.Register), 
 	g.end()
 }
 
+// estimate writes the kernel that leaves in First about the best score of some
+// of the places of low.
+func (g *gen) estimate(name string, n, moves int, group func(s reg.Register), low, high func(s, at reg.Register), trial func(move int) (qx, q2 reg.VecPhysical)) {
+	g.begin("Estimate"+name, "func(s *float32)", "sets First to about the best score of a quarter of the thresholds.")
+	s := Load(Param("s"), GP64())
+	v := g.v
+	g.zero(v(0))
+	group(s)
+	atLow, atHigh := GP64(), GP64()
+	loop, inner := g.label("low"), g.label("high")
+	XORQ(atLow, atLow)
+	Label(loop)
+	low(s, atLow)
+	MOVQ(atLow, atHigh)
+	Label(inner)
+	high(s, atHigh)
+	for move := range moves {
+		qx, q2 := trial(move)
+		if g.wide() {
+			VRCP14PS(q2, v(11))
+		} else {
+			VRCPPS(q2, v(11))
+		}
+		VMULPS(qx, qx, v(12))
+		VMULPS(v(11), v(12), v(12))
+		VMAXPS(v(0), v(12), v(0)) // keeps v0 where the other is NaN
+	}
+	ADDQ(U8(g.vector()), atHigh)
+	CMPQ(atHigh, U32(4*n))
+	JBE(LabelRef(inner))
+	ADDQ(Imm(4*estimateStep), atLow)
+	CMPQ(atLow, U32(4*n))
+	JBE(LabelRef(loop))
+	g.reduce(0, 11, func(a, b, c Op) { VMAXPS(a, b, c) })
+	VMOVSS(x(0), Mem{Base: s, Disp: terFirst})
+	g.end()
+}
+
 // fixed is memory for a register of what stays fixed for a while.
 func fixed(s reg.Register, i int) Mem { return Mem{Base: s, Disp: terFixed + 64*i} }
 
@@ -221,7 +271,7 @@ func (g *gen) searchIQ1S() {
 	const n = 32
 	v := g.v
 	value := func(move, level int) Op { return constant(bitsOf(movedValues[move][level])) }
-	g.thresholds("SearchIQ1S", n, 2,
+	g.thresholds("IQ1S", n, 2,
 		func(s reg.Register) {
 			VBROADCASTSS(Mem{Base: s, Disp: terSumX + 4*n}, v(1))
 			VBROADCASTSS(Mem{Base: s, Disp: terSumW + 4*n}, v(2))
@@ -283,7 +333,7 @@ func (g *gen) searchIQ1M() {
 	// What is fixed: for the group sumx * top (0 to 3, by half and move) and
 	// sumw * top * top (4 to 7), for low sumx below it (8, 9, by half) and the
 	// sum of the latter and of what is below low (10 to 13).
-	g.thresholds("SearchIQ1M", n, 4,
+	g.thresholds("IQ1M", n, 4,
 		func(s reg.Register) {
 			for half := range 2 {
 				for move, values := range movedValues {
