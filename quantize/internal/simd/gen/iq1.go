@@ -106,9 +106,9 @@ const estimateStep = 4
 // thresholds is the frame of the two searches: n weights, a number of moves.
 // group prepares what is fixed for the group, low what is fixed for a place of
 // low (in bytes), and high computes a register of places of high; trial leaves
-// the sums of a move in registers. Register 0 holds the best score; 11 and 12
-// are free for the frame.
-func (g *gen) thresholds(name string, n, moves int, group func(s reg.Register), low, high func(s, at reg.Register), trial func(move int) (qx, q2 reg.VecPhysical)) {
+// the sums of a move in registers. Register 0 holds the best score; 11, 12
+// and spare are free for the frame.
+func (g *gen) thresholds(name string, n, moves, spare int, group func(s reg.Register), low, high func(s, at reg.Register), trial func(move int) (qx, q2 reg.VecPhysical)) {
 	g.estimate(name, n, moves, group, low, high, trial)
 	g.begin("Search"+name, "func(s *float32)", "finds the thresholds with the best score.")
 	s := Load(Param("s"), GP64())
@@ -150,12 +150,32 @@ func (g *gen) thresholds(name string, n, moves int, group func(s reg.Register), 
 			}
 		}
 	}
-	ask()
-	any := GP64()
-	MOVL(taken[0].As32(), any.As32())
-	for _, t := range taken[1:] {
-		ORL(t.As32(), any.As32())
+	// First whether any might be taken, with sums that are not positive too.
+	some := g.m(2, spare)
+	for move := range moves {
+		qx, q2 := trial(move)
+		t, u := v(11), v(12)
+		VMULPS(qx, qx, t)
+		VMULPS(v(0), q2, u)
+		if move == 0 {
+			g.greater(t, u, some)
+			continue
+		}
+		m := g.m(0, 11)
+		g.greater(t, u, m)
+		if g.wide() {
+			KORW(m, some, some)
+		} else {
+			VORPS(m, some, some)
+		}
 	}
+	any := GP64()
+	if g.wide() {
+		KMOVW(some, any.As32())
+	} else {
+		VMOVMSKPS(some, any.As32())
+	}
+	TESTL(any.As32(), any.As32())
 	JZ(LabelRef(next))
 	for move := range moves {
 		qx, q2 := trial(move)
@@ -271,7 +291,7 @@ func (g *gen) searchIQ1S() {
 	const n = 32
 	v := g.v
 	value := func(move, level int) Op { return constant(bitsOf(movedValues[move][level])) }
-	g.thresholds("IQ1S", n, 2,
+	g.thresholds("IQ1S", n, 2, 13,
 		func(s reg.Register) {
 			VBROADCASTSS(Mem{Base: s, Disp: terSumX + 4*n}, v(1))
 			VBROADCASTSS(Mem{Base: s, Disp: terSumW + 4*n}, v(2))
@@ -333,7 +353,7 @@ func (g *gen) searchIQ1M() {
 	// What is fixed: for the group sumx * top (0 to 3, by half and move) and
 	// sumw * top * top (4 to 7), for low sumx below it (8, 9, by half) and the
 	// sum of the latter and of what is below low (10 to 13).
-	g.thresholds("IQ1M", n, 4,
+	g.thresholds("IQ1M", n, 4, 15,
 		func(s reg.Register) {
 			for half := range 2 {
 				for move, values := range movedValues {
