@@ -28,16 +28,21 @@ func (g *grower) leaf(dtype string, shape ...int64) Leaf {
 	size := product(shape) / u.elements * u.bytes
 	l := Leaf{File: "f", Name: fmt.Sprintf("t%d", g.n), DType: dtype, Shape: shape, Offset: int64(len(g.data)), Size: size}
 	g.n++
-	for range size {
-		b := byte(g.rnd.Uint32())
+	random := make([]byte, size+8)
+	for i := int64(0); i < size; i += 8 {
+		binary.LittleEndian.PutUint64(random[i:], g.rnd.Uint64())
+	}
+	random = random[:size]
+	for i, b := range random {
 		if dtype == "F32" || dtype == "F16" || dtype == "BF16" || dtype == "F64" {
 			b &= 0xbf // never an exponent of all ones
 		}
 		if dtype == "F8_E4M3" && b&0x7f == 0x7f || dtype == "F8_E5M2" && b&0x7c == 0x7c || dtype == "F8_E8M0" && b == 255 {
 			b = 1
 		}
-		g.data = append(g.data, b)
+		random[i] = b
 	}
+	g.data = append(g.data, random...)
 	return l
 }
 

@@ -190,11 +190,11 @@ func (f countedFile) ReadAt(p []byte, off int64) (int, error) {
 // each byte once, where the source is remote.
 func TestTurnedIsReadOnce(t *testing.T) {
 	g := &grower{rnd: rand.New(rand.NewPCG(22, 23))}
-	l := g.leaf("BF16", 3*2048, 1536)
-	p := planOf(t, Step{Name: "x", Type: gguf.BF16, Shape: []int64{2048, 1536, 3}, From: Transpose{l, 3}})
+	l := g.leaf("BF16", 3*2048, 768)
+	p := planOf(t, Step{Name: "x", Type: gguf.BF16, Shape: []int64{2048, 768, 3}, From: Transpose{l, 3}})
 	src := &counted{FS: fstest.MapFS{"f": {Data: g.data}}}
 	remote, local := &memory{b: make([]byte, p.Size)}, &memory{b: make([]byte, p.Size)}
-	if _, err := Render(t.Context(), p, src, remote, RenderOptions{Threads: 3, SourceOrder: true}); err != nil {
+	if _, err := Render(t.Context(), p, src, remote, RenderOptions{Threads: 8, SourceOrder: true}); err != nil {
 		t.Fatal(err)
 	}
 	if n, reads := src.bytes.Load(), src.reads.Load(); n != l.Size || reads > 2*l.Size/chunkBytes {
@@ -478,7 +478,7 @@ func TestInterruptAndResume(t *testing.T) {
 // TestResumeAnyChunks goes on where any chunks, in any order, are there.
 func TestResumeAnyChunks(t *testing.T) {
 	g := &grower{rnd: rand.New(rand.NewPCG(20, 21))}
-	p := planOf(t, Step{Name: "x", Type: gguf.F32, Shape: []int64{512, 20_000}, From: g.leaf("BF16", 20_000, 512)})
+	p := planOf(t, Step{Name: "x", Type: gguf.F32, Shape: []int64{512, 6000}, From: g.leaf("BF16", 6000, 512)})
 	src := fstest.MapFS{"f": {Data: g.data}}
 	out := &memory{b: make([]byte, p.Size)}
 	full, err := Render(t.Context(), p, src, out, RenderOptions{})
@@ -491,7 +491,7 @@ func TestResumeAnyChunks(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := cut(v, turnedChunk(1))
-	for range 30 {
+	for range 15 {
 		dir := t.TempDir()
 		path := filepath.Join(dir, "o")
 		unfinished, err := openPartial(Output{path, p}, src, FileOptions{RenderOptions: RenderOptions{Threads: 1}})
