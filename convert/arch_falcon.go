@@ -33,7 +33,7 @@ var _ = register(Architecture{
 		needed(falconOneNorm, norm("h.{bid}.input_layernorm", block+"attn_norm", "hidden")),
 		needed(falconTwoNorms, norm("h.{bid}.ln_mlp", block+"attn_norm", "hidden")),
 		needed(falconTwoNorms, norm("h.{bid}.ln_attn", block+"attn_norm_2", "hidden")),
-		norm("ln_f", "output_norm", "hidden"),
+		complete(norm("ln_f", "output_norm", "hidden")),
 		may("lm_head.weight", "output.weight", "vocab, hidden"),
 	),
 })

@@ -65,11 +65,14 @@ func gemma3LocalBase(m *Model) (any, error) {
 
 // gemma3SoftCap refuses what Gemma 3 has no longer and ggml would not apply.
 func gemma3SoftCap(m *Model) (any, error) {
-	v, err := nonzero("attn_logit_softcapping")(m)
-	if v != nil {
-		return nil, fmt.Errorf("config.json: attn_logit_softcapping: %v: want null: ggml's Gemma 3 does not cap attention", v)
+	cap, err := m.Config.Float("attn_logit_softcapping")
+	switch {
+	case isMissing(err), err == nil && cap == 0:
+		return nil, nil
+	case err != nil:
+		return nil, err
 	}
-	return nil, err
+	return nil, fmt.Errorf("config.json: attn_logit_softcapping: %g: want null: ggml's Gemma 3 does not cap attention", cap)
 }
 
 // gemma3Window is the window of the sliding blocks, where there are any.

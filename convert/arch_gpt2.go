@@ -24,7 +24,7 @@ var _ = register(Architecture{
 		conv1D("h.{bid}.mlp.c_proj", block+"ffn_down", "hidden", "ff"),
 		norm("h.{bid}.ln_1", block+"attn_norm", "hidden"),
 		norm("h.{bid}.ln_2", block+"ffn_norm", "hidden"),
-		norm("ln_f", "output_norm", "hidden"),
+		complete(norm("ln_f", "output_norm", "hidden")),
 		may("lm_head.weight", "output.weight", "vocab, hidden"),
 	),
 	Drop: []string{"h.{bid}.attn.bias", "h.{bid}.attn.masked_bias"},

@@ -20,7 +20,7 @@ var _ = register(Architecture{
 		norm("layers.{bid}.input_layernorm", block+"attn_norm", "hidden", plusOne),
 		norm("layers.{bid}.post_attention_layernorm", block+"ffn_norm", "hidden", plusOne),
 		plainFFN("up_proj", "down_proj"),
-		norm("norm", "output_norm", "hidden", plusOne), ownHead),
+		complete(norm("norm", "output_norm", "hidden", plusOne)), ownHead),
 	VocabKeys: []Key{
 		{"tokenizer.ggml.padding_token_id", u32, fixed(int64(0))},
 		{"tokenizer.ggml.unknown_token_id", u32, fixed(int64(1))},

@@ -29,7 +29,7 @@ var _ = register(Architecture{
 		complete(linear("layers.{bid}.self_attn.dense", block+"attn_output", "hidden, hidden")),
 		norm("layers.{bid}.input_layernorm", block+"attn_norm", "hidden"),
 		complete(plainFFN("fc1", "fc2")),
-		norm("final_layernorm", "output_norm", "hidden"),
+		complete(norm("final_layernorm", "output_norm", "hidden")),
 		complete(head)),
 	Vocab: tokenizer.Options{Flags: []tokenizer.FlagRule{{Name: "add_bos_token", Value: false}}},
 })

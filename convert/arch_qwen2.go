@@ -7,5 +7,5 @@ var _ = register(Architecture{
 	Classes:  []string{"Qwen2ForCausalLM", "Qwen2Model"},
 	Prefixes: []string{"model."},
 	Keys:     keys(decoderKeys, []Key{{"pooling_type", u32, poolingType}}),
-	Tensors:  rules(embedding, plainAttention, preNorms, gatedFFN, finalNorm, head),
+	Tensors:  rules(embedding, biasedAttention, preNorms, gatedFFN, finalNorm, head),
 })

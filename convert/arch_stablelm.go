@@ -24,5 +24,5 @@ var _ = register(Architecture{
 			{From: "layers.{bid}.self_attn.q_layernorm.norms.{eid}.weight", To: block + "attn_q_norm.weight", Shape: "head_dim", Count: "heads"},
 			{From: "layers.{bid}.self_attn.k_layernorm.norms.{eid}.weight", To: block + "attn_k_norm.weight", Shape: "head_dim", Count: "kv_heads"},
 		},
-		gatedFFN, finalNorm, ownHead),
+		gatedFFN, complete(finalNorm), ownHead),
 })

@@ -6,5 +6,5 @@ var _ = register(Architecture{
 	Classes:  []string{"Starcoder2ForCausalLM"},
 	Prefixes: []string{"model."},
 	Keys:     keys(layerNormKeys, []Key{{"rope.freq_base", f32, needFreqBase}}),
-	Tensors:  rules(embedding, plainAttention, complete(outputBias), preNorms, complete(plainFFN("c_fc", "c_proj")), finalNorm, head),
+	Tensors:  rules(embedding, plainAttention, complete(outputBias), preNorms, complete(plainFFN("c_fc", "c_proj")), complete(finalNorm), head),
 })

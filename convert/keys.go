@@ -21,22 +21,32 @@ const (
 	str     = gguf.String
 )
 
+// A setting is the value of a named field of the config, so that errors can
+// name it.
+type setting struct {
+	field string
+	value any
+}
+
 // field is a config field that must be there; of several the first that is.
 func field(names ...string) Value {
 	return func(m *Model) (any, error) {
-		v, _, ok := m.Config.Raw(names...)
+		v, name, ok := m.Config.Raw(names...)
 		if !ok {
 			return nil, missing(names...)
 		}
-		return v, nil
+		return setting{name, v}, nil
 	}
 }
 
 // maybe is a config field that a model may lack; the file then lacks the key.
 func maybe(names ...string) Value {
 	return func(m *Model) (any, error) {
-		v, _, _ := m.Config.Raw(names...)
-		return v, nil
+		v, name, ok := m.Config.Raw(names...)
+		if !ok {
+			return nil, nil
+		}
+		return setting{name, v}, nil
 	}
 }
 
@@ -44,8 +54,8 @@ func maybe(names ...string) Value {
 // not set it: the default that its transformers class documents.
 func fieldOr(otherwise any, names ...string) Value {
 	return func(m *Model) (any, error) {
-		if v, _, ok := m.Config.Raw(names...); ok {
-			return v, nil
+		if v, name, ok := m.Config.Raw(names...); ok {
+			return setting{name, v}, nil
 		}
 		return otherwise, nil
 	}
@@ -102,8 +112,18 @@ func (m *Model) metadata(list []Key) (gguf.Metadata, error) {
 	var md gguf.Metadata
 	for _, k := range list {
 		v, err := k.Value(m)
+		from, named := v.(setting)
+		if named {
+			v = from.value
+		}
 		if err == nil && v != nil {
 			v, err = convertValue(k.Kind, v)
+		}
+		if err == nil {
+			err = checkLimit(k.Name, v)
+		}
+		if err != nil && named {
+			err = fmt.Errorf("config.json: %s: %w", from.field, err)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", m.keyName(k.Name), err)
@@ -113,6 +133,44 @@ func (m *Model) metadata(list []Key) (gguf.Metadata, error) {
 		}
 	}
 	return md, nil
+}
+
+// limits are the least and the greatest value of keys that llama.cpp computes
+// with; a config beyond them is damaged.
+var limits = map[string][2]float64{
+	"context_length":                   {1, math.MaxInt32},
+	"attention.head_count":             {1, 1 << 20},
+	"attention.layer_norm_epsilon":     {0, 1},
+	"attention.layer_norm_rms_epsilon": {0, 1},
+	"expert_used_count":                {1, 1 << 20},
+	"expert_group_count":               {1, 1 << 20},
+	"expert_group_used_count":          {1, 1 << 20},
+	"rope.freq_base":                   {1, math.MaxFloat32},
+	"rope.freq_base_swa":               {1, math.MaxFloat32},
+	"rope.scaling.factor":              {1e-6, 1e9},
+
+	"rope.scaling.original_context_length": {1, math.MaxInt32},
+}
+
+// checkLimit holds a single number against the limits of its key.
+func checkLimit(key string, v any) error {
+	limit, ok := limits[key]
+	if !ok {
+		return nil
+	}
+	var n float64
+	switch v := v.(type) {
+	case uint32:
+		n = float64(v)
+	case float32:
+		n = float64(v)
+	default:
+		return nil
+	}
+	if n < limit[0] || n > limit[1] {
+		return fmt.Errorf("%v is out of range", v)
+	}
+	return nil
 }
 
 // convertValue gives a config value its GGUF type; a list becomes an array,
@@ -362,12 +420,17 @@ func mropeSections(m *Model) (any, error) {
 	return sections[:4], nil
 }
 
-func ropeFreqBase(m *Model) (any, error) { return m.rope.Full["rope_theta"], nil }
+func ropeFreqBase(m *Model) (any, error) {
+	if v := m.rope.Full["rope_theta"]; v != nil {
+		return setting{"rope_theta", v}, nil
+	}
+	return nil, nil
+}
 
 // needFreqBase is ropeFreqBase of a config that must have it.
 func needFreqBase(m *Model) (any, error) {
-	if v := m.rope.Full["rope_theta"]; v != nil {
-		return v, nil
+	if v, err := ropeFreqBase(m); v != nil || err != nil {
+		return v, err
 	}
 	return nil, missing("rope_theta")
 }

@@ -125,6 +125,12 @@ func newModel(config []byte, source fs.FS) (*Model, error) {
 			rope.Full[k] = v
 		}
 	}
+	if err := rope.check(); err != nil {
+		return nil, err
+	}
+	if _, err := c.Bool("tie_word_embeddings"); err != nil {
+		return nil, err
+	}
 	return &Model{Config: c, Class: class, arch: arch, rope: rope, source: smallFiles{source, map[string]smallFile{}}}, nil
 }
 
@@ -202,6 +208,9 @@ func (m *Model) header(o Options, outs []output) (gguf.Metadata, []string, error
 	if err != nil {
 		return nil, nil, err
 	}
+	if err := m.checkExperts(own); err != nil {
+		return nil, nil, err
+	}
 	for _, list := range []gguf.Metadata{own, m.vocab.Metadata()} {
 		for _, kv := range list {
 			md.Set(kv.Key, kv.Value)
@@ -224,6 +233,19 @@ func (m *Model) header(o Options, outs []output) (gguf.Metadata, []string, error
 		md.Set(kv.Key, kv.Value)
 	}
 	return md, append(notes, m.vocab.Notes...), nil
+}
+
+// checkExperts holds what a token uses against what there is.
+func (m *Model) checkExperts(md gguf.Metadata) error {
+	for _, pair := range [][2]string{{"expert_used_count", "expert_count"}, {"expert_group_used_count", "expert_group_count"}} {
+		used, _ := md.Get(m.keyName(pair[0]))
+		count, _ := md.Get(m.keyName(pair[1]))
+		u, isUsed := used.(uint32)
+		if c, ok := count.(uint32); ok && isUsed && u > c {
+			return fmt.Errorf("%s: %d is more than %s, which is %d", m.keyName(pair[0]), u, pair[1], c)
+		}
+	}
+	return nil
 }
 
 // layOut chooses the types and places the tensors in the file.

@@ -100,6 +100,28 @@ func TestBadModels(t *testing.T) {
 			want: "plan qwen3: tensor model.layers.0.self_attn.o_proj.bias: no rule of qwen3 claims this tensor"},
 		{name: "bias that ggml needs", golden: "starcoder2", header: drop("model.layers.0.mlp.c_fc.bias"),
 			want: "plan starcoder2: tensor model.layers.0.mlp.c_fc.bias: missing: starcoder2 needs it for blk.0.ffn_up.bias"},
+		{name: "bias that one block has lost", golden: "seed-oss", header: drop("model.layers.1.self_attn.k_proj.bias"),
+			want: "plan seed_oss: tensor model.layers.1.self_attn.k_proj.bias: missing: block 0 has model.layers.0.self_attn.k_proj.bias"},
+		{name: "bias that the class always has", golden: "qwen2", header: drop("model.layers.1.self_attn.k_proj.bias"),
+			want: "plan qwen2: tensor model.layers.1.self_attn.k_proj.bias: missing: qwen2 needs it for blk.1.attn_k.bias"},
+		{name: "integers", golden: "qwen3", header: func(h map[string]any) { h["model.norm.weight"].(map[string]any)["dtype"] = "I16" },
+			want: "plan qwen3: tensor model.norm.weight: I16 are no weights"},
+		{name: "block behind the last", golden: "deepseek2", header: rename("model.layers.2.input_layernorm.weight", "model.layers.9.input_layernorm.weight"),
+			want: "tensor model.layers.9.input_layernorm.weight: block 9: num_hidden_layers is 3"},
+		{name: "context of nothing", golden: "qwen3", config: map[string]any{"max_position_embeddings": 0},
+			want: "plan qwen3: qwen3.context_length: config.json: max_position_embeddings: 0 is out of range"},
+		{name: "negative epsilon", golden: "qwen3", config: map[string]any{"rms_norm_eps": -1},
+			want: "config.json: rms_norm_eps: -1 is out of range"},
+		{name: "more experts than there are", golden: "qwen3moe", config: map[string]any{"num_experts_per_tok": 5},
+			want: "plan qwen3moe: qwen3moe.expert_used_count: 5 is more than expert_count, which is 4"},
+		{name: "unknown rope type", golden: "qwen3", config: map[string]any{"rope_scaling": map[string]any{"rope_type": "spiral", "factor": 2}},
+			want: "plan: config.json: rope settings: rope_type: want default, linear, "},
+		{name: "rope factor without a type", golden: "qwen3", config: map[string]any{"rope_scaling": map[string]any{"factor": 2}},
+			want: "rope settings: rope_type is missing beside factor"},
+		{name: "yarn without a factor", golden: "qwen3", config: map[string]any{"rope_scaling": map[string]any{"type": "yarn"}},
+			want: `rope settings of type "yarn": factor is missing`},
+		{name: "tied or not", golden: "qwen3", config: map[string]any{"tie_word_embeddings": "yes"},
+			want: "config.json: tie_word_embeddings: want true or false, got yes"},
 		{name: "unsupported quantization", golden: "qwen3", config: map[string]any{"quantization_config": map[string]any{"quant_method": "bitsandbytes"}},
 			want: `quant_method "bitsandbytes" is not supported`},
 		{name: "no tokenizer", golden: "qwen3", files: func(s fstest.MapFS) {
@@ -230,7 +252,7 @@ func editHeader(t *testing.T, source fstest.MapFS, edit func(map[string]any)) {
 	offset := 0
 	for _, key := range slices.Sorted(maps.Keys(header)) {
 		info := header[key].(map[string]any)
-		size := map[string]int{"BF16": 2, "F16": 2, "F32": 4}[info["dtype"].(string)]
+		size := map[string]int{"BF16": 2, "F16": 2, "I16": 2, "F32": 4}[info["dtype"].(string)]
 		shape, err := json.Marshal(info["shape"])
 		if err != nil {
 			t.Fatal(err)

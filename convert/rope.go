@@ -1,8 +1,11 @@
 package convert
 
 import (
+	"errors"
 	"fmt"
 	"math"
+	"slices"
+	"strings"
 )
 
 // Rope is the rotary embedding's settings, which configs have in three forms:
@@ -72,6 +75,31 @@ func (c *Config) Rope() (Rope, error) {
 	return rope, nil
 }
 
+// scalings are the kinds of rotary scaling that transformers has; those that
+// ggml does not compute act beyond the context length of the training only.
+var scalings = []string{"default", "linear", "dynamic", "yarn", "longrope", "su", "llama3", "mrope"}
+
+// check refuses settings that would be lost without a word.
+func (r Rope) check() error {
+	for _, settings := range []map[string]any{r.Full, r.Sliding} {
+		kind := settings["rope_type"]
+		switch {
+		case kind == nil && settings["factor"] != nil:
+			return errors.New("config.json: rope settings: rope_type is missing beside factor")
+		case kind == nil:
+			continue
+		}
+		name, ok := kind.(string)
+		if !ok || !slices.Contains(scalings, name) {
+			return fmt.Errorf("config.json: rope settings: rope_type: want %s, got %v", strings.Join(scalings, ", "), kind)
+		}
+		if (name == "linear" || name == "yarn") && settings["factor"] == nil {
+			return fmt.Errorf("config.json: rope settings of type %q: factor is missing", name)
+		}
+	}
+	return nil
+}
+
 // kind returns the scaling's name, or "" where there is none.
 func (r Rope) kind() string {
 	s, _ := r.Full["rope_type"].(string)
@@ -127,7 +155,7 @@ func llama3Factors(r Rope, dim int64) ([]float32, error) {
 	if err != nil {
 		return nil, err
 	}
-	if low <= 0 || high <= 0 || factor <= 0 || base <= 0 {
+	if low <= 0 || high <= 0 || factor <= 0 || base <= 0 || length <= 0 {
 		return nil, fmt.Errorf("config.json: rope settings of type %q: want positive numbers", r.kind())
 	}
 	factors := make([]float32, dim/2)

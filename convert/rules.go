@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -181,6 +182,9 @@ func (m *Model) outputs(tensors []Tensor) ([]output, error) {
 			}
 			if s.bid >= int(layers) {
 				return nil, fmt.Errorf("tensor %s: block %d: %s is %d", t.Name, s.bid, m.dimLabel("layers"), layers)
+			}
+			if isInteger(t.DType) || t.DType == "BOOL" {
+				return nil, fmt.Errorf("tensor %s: %s are no weights, and config.json has no quantization_config that says what they stand for", t.Name, t.DType)
 			}
 			if claims[s] == nil {
 				claims[s] = claimed{}
@@ -386,7 +390,53 @@ func (m *Model) checkComplete(made map[string]string, layers int, tensors []Tens
 	if len(made) == 0 {
 		return errors.New("the checkpoint has no tensors")
 	}
+	return m.checkAlike(made)
+}
+
+// checkAlike reports a tensor that no rule needs and that a block lacks, though
+// another block has it and nothing else that this one has not: a bias that was
+// lost. Blocks of another kind have tensors of their own, and the rules' Need
+// says which tensors only some blocks have.
+func (m *Model) checkAlike(made map[string]string) error {
+	needed := map[string]bool{} // by the name behind "blk.N."
+	for _, r := range m.arch.Tensors {
+		needed[strings.TrimPrefix(r.To, block)] = needed[strings.TrimPrefix(r.To, block)] || r.Need != nil
+	}
+	blocks := map[int][]string{} // the names in each block, sorted
+	for _, name := range slices.Sorted(maps.Keys(made)) {
+		rest, ok := strings.CutPrefix(name, "blk.")
+		number, tensor, _ := strings.Cut(rest, ".")
+		if bid, err := strconv.Atoi(number); ok && err == nil && !strings.HasPrefix(tensor, "nextn.") {
+			blocks[bid] = append(blocks[bid], tensor)
+		}
+	}
+	kinds := map[string]int{} // the first block of each kind
+	for _, bid := range slices.Sorted(maps.Keys(blocks)) {
+		kind := strings.Join(blocks[bid], " ")
+		if _, ok := kinds[kind]; !ok {
+			kinds[kind] = bid
+		}
+	}
+	for _, full := range slices.Sorted(maps.Values(kinds)) {
+		for _, part := range slices.Sorted(maps.Values(kinds)) {
+			if !containsAll(blocks[full], blocks[part]) {
+				continue
+			}
+			for _, tensor := range blocks[full] {
+				if needed[tensor] || slices.Contains(blocks[part], tensor) {
+					continue
+				}
+				has := made[fmt.Sprintf("blk.%d.%s", full, tensor)]
+				lacks := strings.Replace(has, fmt.Sprintf(".%d.", full), fmt.Sprintf(".%d.", part), 1)
+				return fmt.Errorf("tensor %s: missing: block %d has %s", lacks, full, has)
+			}
+		}
+	}
 	return nil
+}
+
+func containsAll(list, of []string) bool {
+	return !slices.ContainsFunc(of, func(s string) bool { return !slices.Contains(list, s) })
 }
 
 // afterLastBlock holds for the tensors of blocks that num_hidden_layers does
@@ -401,6 +451,10 @@ func afterLastBlock(m *Model, name string) bool {
 	if err != nil || !isNumber(number) {
 		return false
 	}
+	further, err := m.Config.Int("num_nextn_predict_layers")
+	if err != nil {
+		further = 0
+	}
 	bid, _ := strconv.ParseInt(number, 10, 64) // isNumber bounds it
-	return bid >= layers
+	return bid >= layers && bid < layers+max(further, 1)
 }

@@ -139,6 +139,9 @@ var (
 	// permutedAttention is for models that ggml runs with interleaved pairs.
 	permutedAttention = attention([]Transform{permute{"heads"}}, []Transform{permute{"kv_heads"}})
 
+	// biasedAttention is plainAttention with a bias on each of q, k and v.
+	biasedAttention = complete(plainAttention)
+
 	// headNorms normalise each head of q and k.
 	headNorms = rules(
 		norm("layers.{bid}.self_attn.q_norm", block+"attn_q_norm", "head_dim"),
