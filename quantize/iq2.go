@@ -42,7 +42,10 @@ var typeIQ2_XXS = &latticeType{
 	typ: gguf.IQ2_XXS, points: latticeIQ2_XXS, group: 32, parity: true, energy: 1, least: negligible,
 	start: func(g *latticeGroup, _ float32) {
 		var levels [32]uint8
-		g.startAt(searchPositive(4, g.magnitude[:], levels[:], g.weight[:]), &levels)
+		g.startAt(searchPositive(4, g.magnitude[:], levels[:], g.weight[:]))
+		for i, level := range levels {
+			g.levels[i] = int8(min(level, 2))
+		}
 	},
 	search: latticeSearch{trials: 6, step: 0.1, again: always},
 	put: func(block []byte, j int, g *latticeGroup) {
@@ -62,13 +65,10 @@ var typeIQ2_XXS = &latticeType{
 	},
 }
 
-// startAt begins with a scale and the levels found with it.
-func (g *latticeGroup) startAt(scale float32, levels *[32]uint8) {
+// startAt begins with a scale whose level 3 is the highest of the lattice.
+func (g *latticeGroup) startAt(scale float32) {
 	g.start, g.highest = scale, float32(scale*3)
 	g.skip = !(g.highest > 0)
-	for i, level := range levels {
-		g.levels[i] = int8(min(level, 2))
-	}
 }
 
 func decodeIQ2_XXS(dst []float32, src []byte) {

@@ -157,6 +157,20 @@ func (e *minimumEncoder) searchBatch(ws *workspace, x []float32, blocks int, wei
 	}
 }
 
+// preparePositive fills in what a search for positive scales is given.
+func preparePositive(state *simd.PositiveState, top int32) {
+	for i := range state.Top {
+		state.Top[i] = float32(top)
+	}
+	trial := 0
+	for step := -4; step <= 4; step++ {
+		if step != 0 {
+			state.Numerators[trial] = float32(0.1*float32(step)) + float32(top)
+			trial++
+		}
+	}
+}
+
 // searchScalesOfScales fits the scales of a batch's super-blocks to the scales
 // and minimums of their sub-blocks: lane i has the scales of super-block i, and
 // lane batchBlocks + i its minimums. The levels stay in the workspace's lanesL.
@@ -172,16 +186,7 @@ func (e *minimumEncoder) searchScalesOfScales(ws *workspace) {
 		clear(x[2*batchBlocks:])
 		clear(w[2*batchBlocks:])
 	}
-	for i := range s.Top {
-		s.Top[i] = float32(e.scaleTop)
-	}
-	trial := 0
-	for step := -4; step <= 4; step++ {
-		if step != 0 {
-			s.Numerators[trial] = float32(0.1*float32(step)) + float32(e.scaleTop)
-			trial++
-		}
-	}
+	preparePositive(s, e.scaleTop)
 	e.kernels.SearchPositive(&ws.lanesX[0], &ws.lanesW[0], &ws.lanesL[0], &s.Scale[0], perBlock)
 	for i := range batchBlocks {
 		if !(s.Worst[i] < simd.Limit && s.Worst[batchBlocks+i] < simd.Limit) {

@@ -114,6 +114,11 @@ type latticeWorkspace struct {
 	runs                      [8]*float32
 	state                     simd.LatticeState
 	block                     latticeBlock
+
+	// For types that start with a search of their own.
+	lanesX, lanesW, lanesL [32 * simd.MaxLanes]float32
+	positive               simd.PositiveState
+	starts                 [batchBlocks * superBlock / 32]float32
 	*lattice
 	*latticeTables
 }
@@ -126,6 +131,7 @@ func (e *latticeEncoder) newWorkspace() *latticeWorkspace {
 			s.Q[k][i] = float32(2*(i%(32/ws.cell)) + 1)
 		}
 	}
+	preparePositive(&ws.positive, 4)
 	for t := range s.Numerators {
 		trial := min(t, 2*e.search.trials) - e.search.trials
 		s.Numerators[t] = float32(2*ws.levels-1) + float32(float32(trial)*e.search.step)
@@ -154,6 +160,9 @@ func (e *latticeEncoder) encode(dst []byte, src []float32, cols int, importance 
 		simd.SumSquares(&ws.energies, &ws.runs, superBlock)
 		for i := range blocks {
 			e.prepare(ws, i, src[at+i*superBlock:][:superBlock], part(importance, (at+i*superBlock)%cols, superBlock))
+		}
+		if e.typ == gguf.IQ2_XXS {
+			e.searchStarts(ws, blocks)
 		}
 		for i := range blocks {
 			x := src[at+i*superBlock:][:superBlock]
@@ -188,6 +197,18 @@ func (e *latticeEncoder) prepare(ws *latticeWorkspace, i int, x, importance []fl
 	ws.failed[i] = !(ws.energies[i] < energyLimit && heaviest < weightLimit)
 }
 
+// searchStarts is the search of typeIQ2_XXS.start for the groups of a batch.
+// Magnitudes that kept their sign count as there.
+func (e *latticeEncoder) searchStarts(ws *latticeWorkspace, blocks int) {
+	k, p := e.kernels, &ws.positive
+	for j := 0; j < blocks*superBlock/32; j += k.Lanes {
+		k.Transpose(&ws.lanesX[0], &ws.magnitudes[32*j], 32)
+		k.Transpose(&ws.lanesW[0], &ws.weights[32*j], 32)
+		k.SearchPositive(&ws.lanesX[0], &ws.lanesW[0], &ws.lanesL[0], &p.Scale[0], 32)
+		copy(ws.starts[j:], p.Scale[:k.Lanes])
+	}
+}
+
 // start prepares the groups of super-block i for their search.
 func (e *latticeEncoder) start(ws *latticeWorkspace, i int) {
 	eights := e.group / 8
@@ -202,12 +223,26 @@ func (e *latticeEncoder) start(ws *latticeWorkspace, i int) {
 		if g.skip = largest < e.least; g.skip {
 			continue
 		}
-		if e.latticeType.typ == gguf.IQ2_XXS {
+		switch {
+		case e.typ != gguf.IQ2_XXS:
+			e.latticeType.start(g, largest)
+		case ws.reachOf(from, eights) < float32(largest*levelLimit)/16:
+			g.startAt(ws.starts[i*superBlock/32+j])
+		default:
 			copy(g.magnitude[:], ws.magnitudes[8*from:])
 			copy(g.weight[:], ws.weights[8*from:])
+			e.latticeType.start(g, largest)
 		}
-		e.latticeType.start(g, largest)
 	}
+}
+
+// reachOf returns the largest absolute value of n eights.
+func (ws *latticeWorkspace) reachOf(eight, n int) float32 {
+	reach := ws.reach[eight]
+	for _, v := range ws.reach[eight+1 : eight+n] {
+		reach = max(reach, v)
+	}
+	return reach
 }
 
 // fit is latticeSearch.fit of group j of super-block i, whose values are x,
@@ -215,10 +250,7 @@ func (e *latticeEncoder) start(ws *latticeWorkspace, i int) {
 func (e *latticeEncoder) fit(ws *latticeWorkspace, x []float32, i, j int) float32 {
 	s, search, l, g := &ws.state, &e.search, ws.lattice, &ws.block.groups[j]
 	from := i*superBlock + j*e.group
-	reach := ws.reach[from/8]
-	for _, v := range ws.reach[from/8+1 : from/8+e.group/8] {
-		reach = max(reach, v)
-	}
+	reach := ws.reachOf(from/8, e.group/8)
 	if !(g.highest > leastHighest && reach < float32(g.highest*levelLimit)/16) {
 		return e.fitPlain(ws, x, i, j)
 	}

@@ -41,16 +41,21 @@ func (g *gen) searchPositive() {
 		VMOVUPS(top, r)
 		top = r
 	}
-	// nearest rounds without clamping from below: what is searched is not
-	// negative.
+	// nearest rounds without clamping from below, as the plain encoder does.
 	nearest := func(t reg.Register) {
 		VADDPS(g.c(rounder), t, t)
 		VSUBPS(g.c(rounder), t, t)
 		VMINPS(top, t, t)
 	}
+	// wrap makes a level a byte.
+	wrap := func(level reg.Register) {
+		VCVTPS2DQ(level, level)
+		VANDPS(g.c(255), level, level)
+		VCVTDQ2PS(level, level)
+	}
 	// errors sets v4 and v5 to the weighted errors with the inverse scales v0
-	// and v1 and the scales v2 and v3.
-	errors := func() {
+	// and v1 and the scales v2 and v3; round leaves levels.
+	errors := func(round func(t reg.Register)) {
 		for _, h := range halves {
 			g.zero(v(4 + h))
 		}
@@ -59,7 +64,7 @@ func (g *gen) searchPositive() {
 				t, u := v(6+h), v(8+h)
 				VMOVUPS(g.at(x, at, h), u)
 				VMULPS(u, v(h), t)
-				nearest(t)
+				round(t)
 				VMULPS(t, v(2+h), t)
 				VSUBPS(t, u, t)
 				VMULPS(g.at(w, at, h), t, u)
@@ -99,7 +104,10 @@ func (g *gen) searchPositive() {
 		VMOVUPS(constant(one), v(2+h))
 		VDIVPS(v(h), v(2+h), v(2+h))
 	}
-	errors()
+	errors(func(t reg.Register) {
+		nearest(t)
+		wrap(t)
+	})
 	for _, h := range halves {
 		VMOVUPS(v(4+h), g.field(s, positiveBest, h))
 	}
@@ -114,7 +122,7 @@ func (g *gen) searchPositive() {
 		VMOVUPS(constant(one), v(2+h))
 		VDIVPS(v(h), v(2+h), v(2+h))
 	}
-	errors()
+	errors(nearest)
 	for _, h := range halves {
 		m := g.m(0, 8)
 		VMOVUPS(g.field(s, positiveBest, h), v(6))
@@ -148,7 +156,9 @@ func (g *gen) searchPositive() {
 			VMOVUPS(g.at(x, at, h), e)
 			VMULPS(e, v(4+h), t)
 			nearest(t)
-			VMOVUPS(t, g.at(l, at, h))
+			VMOVAPS(t, u)
+			wrap(u)
+			VMOVUPS(u, g.at(l, at, h))
 			VMOVUPS(g.at(w, at, h), u)
 			VMULPS(e, u, e)
 			VMULPS(t, e, e)
@@ -213,10 +223,7 @@ func (g *gen) searchPositive() {
 			g.both(n, m)
 			g.take(m, lx, sumlx)
 			g.take(m, l2, suml2)
-			// Levels are bytes.
-			VCVTPS2DQ(moved, moved)
-			VANDPS(g.c(255), moved, moved)
-			VCVTDQ2PS(moved, moved)
+			wrap(moved)
 			g.take(m, moved, level)
 			VMOVUPS(level, g.at(l, at, h))
 			test()
