@@ -94,11 +94,13 @@ type TernaryState struct {
 	Low, High, Move int32
 	Scale           float32
 
-	First  float32 // score that was taken first, or estimated
-	Start  float32 // score to begin with
-	_      [9]int32
+	First float32 // score that was taken first, or estimated
+	Start float32 // score to begin with
+	_     [9]int32
+	//lint:ignore U1000 the assembly keeps its state there
 	trials [8][16]float32
-	fixed  [14][16]float32
+	//lint:ignore U1000 the assembly keeps its state there
+	fixed [14][16]float32
 }
 
 // Place adds to coordinate k of a point of a cell of eight, or four, what
