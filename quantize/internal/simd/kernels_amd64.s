@@ -499,11 +499,16 @@ loop8:
 	VMULPS  Z8, Z4, Z13
 	VSUBPS  Z13, Z12, Z12
 	VDIVPS  Z10, Z12, Z12
-	VDIVPS  Z6, Z8, Z13
 	VPXORD  Z15, Z15, Z15
 	VCMPPS  $0x1e, Z15, Z12, K1
+	KMOVW   K1, R9
+	TESTL   R9, R9
+	JZ      below9
+	VDIVPS  Z6, Z8, Z13
 	VMOVAPS Z13, K1, Z11
 	VMOVAPS Z15, K1, Z12
+
+below9:
 	VMOVAPS Z11, Z4
 	VMOVAPS Z12, Z2
 	VMOVUPS 576(BX), Z11
@@ -520,18 +525,23 @@ loop8:
 	VMULPS  Z9, Z5, Z13
 	VSUBPS  Z13, Z12, Z12
 	VDIVPS  Z10, Z12, Z12
-	VDIVPS  Z7, Z9, Z13
 	VPXORD  Z15, Z15, Z15
 	VCMPPS  $0x1e, Z15, Z12, K1
+	KMOVW   K1, R9
+	TESTL   R9, R9
+	JZ      below10
+	VDIVPS  Z7, Z9, Z13
 	VMOVAPS Z13, K1, Z11
 	VMOVAPS Z15, K1, Z12
+
+below10:
 	VMOVAPS Z11, Z5
 	VMOVAPS Z12, Z3
 	VPXORD  Z6, Z6, Z6
 	VPXORD  Z7, Z7, Z7
 	XORQ    R9, R9
 
-loop9:
+loop11:
 	VMULPS  (DX)(R9*1), Z4, Z10
 	VADDPS  Z2, Z10, Z10
 	VSUBPS  (AX)(R9*1), Z10, Z10
@@ -546,7 +556,7 @@ loop9:
 	VADDPS  Z11, Z7, Z7
 	ADDQ    $0x00000080, R9
 	CMPQ    R9, SI
-	JB      loop9
+	JB      loop11
 	VMOVUPS 1280(BX), Z12
 	VCMPPS  $0x11, Z12, Z6, K1
 	VPXORD  Z14, Z14, Z14
@@ -757,7 +767,7 @@ TEXT ·SearchMinimumByMagnitudeAVX512(SB), NOSPLIT, $0-40
 	VMOVAPS Z7, Z9
 	XORQ    DI, DI
 
-loop10:
+loop12:
 	VMOVUPS (AX)(DI*1), Z10
 	VMINPS  Z2, Z10, Z2
 	VMAXPS  Z4, Z10, Z4
@@ -776,7 +786,7 @@ loop10:
 	VADDPS  Z13, Z9, Z9
 	ADDQ    $0x00000080, DI
 	CMPQ    DI, SI
-	JB      loop10
+	JB      loop12
 	VPXORD  Z10, Z10, Z10
 	VMINPS  Z2, Z10, Z2
 	VMOVUPS Z2, 128(BX)
@@ -818,7 +828,7 @@ loop10:
 	VMOVUPS 768(BX), Z28
 	XORQ    DI, DI
 
-loop11:
+loop13:
 	VMOVUPS (AX)(DI*1), Z10
 	VSUBPS  Z2, Z10, Z10
 	VMULPS  Z0, Z10, Z10
@@ -837,7 +847,7 @@ loop11:
 	VMOVUPS Z11, 64(DX)(DI*1)
 	ADDQ    $0x00000080, DI
 	CMPQ    DI, SI
-	JB      loop11
+	JB      loop13
 	VMOVUPS bits3f800000<>+0(SB), Z4
 	VDIVPS  Z0, Z4, Z4
 	VMOVUPS Z4, (BX)
@@ -848,7 +858,7 @@ loop11:
 	VPXORD  Z7, Z7, Z7
 	XORQ    DI, DI
 
-loop12:
+loop14:
 	VMULPS  (DX)(DI*1), Z4, Z10
 	VADDPS  Z2, Z10, Z10
 	VSUBPS  (AX)(DI*1), Z10, Z10
@@ -863,13 +873,13 @@ loop12:
 	VADDPS  Z11, Z7, Z7
 	ADDQ    $0x00000080, DI
 	CMPQ    DI, SI
-	JB      loop12
+	JB      loop14
 	VMOVUPS Z6, 1280(BX)
 	VMOVUPS Z7, 1344(BX)
 	LEAQ    1672(BX), DI
 	MOVQ    1664(BX), R8
 
-step13:
+step15:
 	VMOVUPS      128(BX), Z2
 	VMOVUPS      896(BX), Z10
 	VSUBPS       Z2, Z10, Z10
@@ -908,7 +918,7 @@ step13:
 	VPXORD       Z9, Z9, Z9
 	XORQ         R9, R9
 
-loop14:
+loop16:
 	VMOVUPS (AX)(R9*1), Z11
 	VSUBPS  Z2, Z11, Z10
 	VMULPS  Z0, Z10, Z10
@@ -939,7 +949,7 @@ loop14:
 	VADDPS  Z13, Z7, Z7
 	ADDQ    $0x00000080, R9
 	CMPQ    R9, SI
-	JB      loop14
+	JB      loop16
 	VMOVUPS 512(BX), Z11
 	VMULPS  Z6, Z11, Z10
 	VMULPS  Z4, Z4, Z13
@@ -954,11 +964,16 @@ loop14:
 	VMULPS  Z8, Z4, Z13
 	VSUBPS  Z13, Z12, Z12
 	VDIVPS  Z10, Z12, Z12
-	VDIVPS  Z6, Z8, Z13
 	VPXORD  Z15, Z15, Z15
 	VCMPPS  $0x1e, Z15, Z12, K1
+	KMOVW   K1, R9
+	TESTL   R9, R9
+	JZ      below17
+	VDIVPS  Z6, Z8, Z13
 	VMOVAPS Z13, K1, Z11
 	VMOVAPS Z15, K1, Z12
+
+below17:
 	VMOVAPS Z11, Z4
 	VMOVAPS Z12, Z2
 	VMOVUPS 576(BX), Z11
@@ -975,18 +990,23 @@ loop14:
 	VMULPS  Z9, Z5, Z13
 	VSUBPS  Z13, Z12, Z12
 	VDIVPS  Z10, Z12, Z12
-	VDIVPS  Z7, Z9, Z13
 	VPXORD  Z15, Z15, Z15
 	VCMPPS  $0x1e, Z15, Z12, K1
+	KMOVW   K1, R9
+	TESTL   R9, R9
+	JZ      below18
+	VDIVPS  Z7, Z9, Z13
 	VMOVAPS Z13, K1, Z11
 	VMOVAPS Z15, K1, Z12
+
+below18:
 	VMOVAPS Z11, Z5
 	VMOVAPS Z12, Z3
 	VPXORD  Z6, Z6, Z6
 	VPXORD  Z7, Z7, Z7
 	XORQ    R9, R9
 
-loop15:
+loop19:
 	VMULPS  (DX)(R9*1), Z4, Z10
 	VADDPS  Z2, Z10, Z10
 	VSUBPS  (AX)(R9*1), Z10, Z10
@@ -1001,7 +1021,7 @@ loop15:
 	VADDPS  Z11, Z7, Z7
 	ADDQ    $0x00000080, R9
 	CMPQ    R9, SI
-	JB      loop15
+	JB      loop19
 	VMOVUPS 1280(BX), Z12
 	VCMPPS  $0x11, Z12, Z6, K1
 	VPXORD  Z14, Z14, Z14
@@ -1046,7 +1066,7 @@ loop15:
 	VMOVUPS Z12, 320(BX)
 	ADDQ    $0x04, DI
 	DECQ    R8
-	JNZ     step13
+	JNZ     step15
 	VMOVUPS 1024(BX), Z1
 	VMOVUPS 896(BX), Z2
 	VCMPPS  $0x00, Z1, Z2, K1
@@ -1104,7 +1124,7 @@ TEXT ·SearchMinimumWeightedAVX512(SB), NOSPLIT, $0-40
 	VMOVAPS Z7, Z9
 	XORQ    DI, DI
 
-loop16:
+loop20:
 	VMOVUPS (AX)(DI*1), Z10
 	VMINPS  Z2, Z10, Z2
 	VMAXPS  Z4, Z10, Z4
@@ -1121,7 +1141,7 @@ loop16:
 	VADDPS  Z13, Z9, Z9
 	ADDQ    $0x00000080, DI
 	CMPQ    DI, SI
-	JB      loop16
+	JB      loop20
 	VPXORD  Z10, Z10, Z10
 	VMINPS  Z2, Z10, Z2
 	VMOVUPS Z2, 128(BX)
@@ -1163,7 +1183,7 @@ loop16:
 	VMOVUPS 768(BX), Z28
 	XORQ    DI, DI
 
-loop17:
+loop21:
 	VMOVUPS (AX)(DI*1), Z10
 	VSUBPS  Z2, Z10, Z10
 	VMULPS  Z0, Z10, Z10
@@ -1182,7 +1202,7 @@ loop17:
 	VMOVUPS Z11, 64(DX)(DI*1)
 	ADDQ    $0x00000080, DI
 	CMPQ    DI, SI
-	JB      loop17
+	JB      loop21
 	VMOVUPS bits3f800000<>+0(SB), Z4
 	VDIVPS  Z0, Z4, Z4
 	VMOVUPS Z4, (BX)
@@ -1193,7 +1213,7 @@ loop17:
 	VPXORD  Z7, Z7, Z7
 	XORQ    DI, DI
 
-loop18:
+loop22:
 	VMULPS  (DX)(DI*1), Z4, Z10
 	VADDPS  Z2, Z10, Z10
 	VSUBPS  (AX)(DI*1), Z10, Z10
@@ -1208,13 +1228,13 @@ loop18:
 	VADDPS  Z11, Z7, Z7
 	ADDQ    $0x00000080, DI
 	CMPQ    DI, SI
-	JB      loop18
+	JB      loop22
 	VMOVUPS Z6, 1280(BX)
 	VMOVUPS Z7, 1344(BX)
 	LEAQ    1672(BX), DI
 	MOVQ    1664(BX), R8
 
-step19:
+step23:
 	VMOVUPS      128(BX), Z2
 	VMOVUPS      896(BX), Z10
 	VSUBPS       Z2, Z10, Z10
@@ -1253,7 +1273,7 @@ step19:
 	VPXORD       Z9, Z9, Z9
 	XORQ         R9, R9
 
-loop20:
+loop24:
 	VMOVUPS (AX)(R9*1), Z11
 	VSUBPS  Z2, Z11, Z10
 	VMULPS  Z0, Z10, Z10
@@ -1284,7 +1304,7 @@ loop20:
 	VADDPS  Z13, Z7, Z7
 	ADDQ    $0x00000080, R9
 	CMPQ    R9, SI
-	JB      loop20
+	JB      loop24
 	VMOVUPS 512(BX), Z11
 	VMULPS  Z6, Z11, Z10
 	VMULPS  Z4, Z4, Z13
@@ -1299,11 +1319,16 @@ loop20:
 	VMULPS  Z8, Z4, Z13
 	VSUBPS  Z13, Z12, Z12
 	VDIVPS  Z10, Z12, Z12
-	VDIVPS  Z6, Z8, Z13
 	VPXORD  Z15, Z15, Z15
 	VCMPPS  $0x1e, Z15, Z12, K1
+	KMOVW   K1, R9
+	TESTL   R9, R9
+	JZ      below25
+	VDIVPS  Z6, Z8, Z13
 	VMOVAPS Z13, K1, Z11
 	VMOVAPS Z15, K1, Z12
+
+below25:
 	VMOVAPS Z11, Z4
 	VMOVAPS Z12, Z2
 	VMOVUPS 576(BX), Z11
@@ -1320,18 +1345,23 @@ loop20:
 	VMULPS  Z9, Z5, Z13
 	VSUBPS  Z13, Z12, Z12
 	VDIVPS  Z10, Z12, Z12
-	VDIVPS  Z7, Z9, Z13
 	VPXORD  Z15, Z15, Z15
 	VCMPPS  $0x1e, Z15, Z12, K1
+	KMOVW   K1, R9
+	TESTL   R9, R9
+	JZ      below26
+	VDIVPS  Z7, Z9, Z13
 	VMOVAPS Z13, K1, Z11
 	VMOVAPS Z15, K1, Z12
+
+below26:
 	VMOVAPS Z11, Z5
 	VMOVAPS Z12, Z3
 	VPXORD  Z6, Z6, Z6
 	VPXORD  Z7, Z7, Z7
 	XORQ    R9, R9
 
-loop21:
+loop27:
 	VMULPS  (DX)(R9*1), Z4, Z10
 	VADDPS  Z2, Z10, Z10
 	VSUBPS  (AX)(R9*1), Z10, Z10
@@ -1346,7 +1376,7 @@ loop21:
 	VADDPS  Z11, Z7, Z7
 	ADDQ    $0x00000080, R9
 	CMPQ    R9, SI
-	JB      loop21
+	JB      loop27
 	VMOVUPS 1280(BX), Z12
 	VCMPPS  $0x11, Z12, Z6, K1
 	VPXORD  Z14, Z14, Z14
@@ -1391,7 +1421,7 @@ loop21:
 	VMOVUPS Z12, 320(BX)
 	ADDQ    $0x04, DI
 	DECQ    R8
-	JNZ     step19
+	JNZ     step23
 	VMOVUPS 1024(BX), Z1
 	VMOVUPS 896(BX), Z2
 	VCMPPS  $0x00, Z1, Z2, K1
@@ -1447,7 +1477,7 @@ TEXT ·SearchScaleBySquareAVX512(SB), NOSPLIT, $0-48
 	VPXORD  Z6, Z6, Z6
 	XORQ    R8, R8
 
-loop22:
+loop28:
 	VMOVUPS (AX)(R8*1), Z7
 	VANDPS  Z31, Z7, Z8
 	VCMPPS  $0x1e, Z4, Z8, K1
@@ -1462,7 +1492,7 @@ loop22:
 	VADDPS  Z8, Z6, Z6
 	ADDQ    $0x00000080, R8
 	CMPQ    R8, SI
-	JB      loop22
+	JB      loop28
 	VMOVUPS Z5, 256(BX)
 	VMOVUPS Z6, 384(BX)
 	VMOVUPS Z29, Z10
@@ -1472,7 +1502,7 @@ loop22:
 	VPXORD  Z5, Z5, Z5
 	XORQ    R8, R8
 
-loop23:
+loop29:
 	VMULPS       (AX)(R8*1), Z10, Z13
 	VADDPS       Z30, Z13, Z13
 	VSUBPS       Z30, Z13, Z13
@@ -1484,7 +1514,7 @@ loop23:
 	VADDPS       Z13, Z5, Z5
 	ADDQ         $0x00000080, R8
 	CMPQ         R8, SI
-	JB           loop23
+	JB           loop29
 	VDIVPS       Z5, Z4, Z1
 	VPXORD       Z6, Z6, Z6
 	VCMPPS       $0x00, Z6, Z5, K1
@@ -1504,7 +1534,7 @@ loop23:
 	VPXORD       Z9, Z9, Z9
 	XORQ         R8, R8
 
-loop24:
+loop30:
 	VMULPS       (AX)(R8*1), Z10, Z13
 	VADDPS       Z30, Z13, Z13
 	VSUBPS       Z30, Z13, Z13
@@ -1531,7 +1561,7 @@ loop24:
 	VADDPS       Z17, Z9, Z9
 	ADDQ         $0x00000080, R8
 	CMPQ         R8, SI
-	JB           loop24
+	JB           loop30
 	VMULPS       Z4, Z4, Z13
 	VMULPS       Z5, Z2, Z16
 	VCMPPS       $0x1e, Z16, Z13, K1
@@ -1579,7 +1609,7 @@ loop24:
 	VPXORD       Z9, Z9, Z9
 	XORQ         R8, R8
 
-loop25:
+loop31:
 	VMULPS       (AX)(R8*1), Z10, Z13
 	VADDPS       Z30, Z13, Z13
 	VSUBPS       Z30, Z13, Z13
@@ -1608,7 +1638,7 @@ loop25:
 	VADDPS       Z17, Z9, Z9
 	ADDQ         $0x00000080, R8
 	CMPQ         R8, SI
-	JB           loop25
+	JB           loop31
 	VMULPS       Z4, Z4, Z13
 	VMULPS       Z5, Z2, Z16
 	VCMPPS       $0x1e, Z16, Z13, K1
@@ -1656,7 +1686,7 @@ loop25:
 	VPXORD       Z9, Z9, Z9
 	XORQ         R8, R8
 
-loop26:
+loop32:
 	VMULPS       (AX)(R8*1), Z10, Z13
 	VADDPS       Z30, Z13, Z13
 	VSUBPS       Z30, Z13, Z13
@@ -1686,7 +1716,7 @@ loop26:
 	VADDPS       Z17, Z9, Z9
 	ADDQ         $0x00000080, R8
 	CMPQ         R8, SI
-	JB           loop26
+	JB           loop32
 	VMULPS       Z4, Z4, Z13
 	VMULPS       Z5, Z2, Z16
 	VCMPPS       $0x1e, Z16, Z13, K1
@@ -1734,7 +1764,7 @@ loop26:
 	VPXORD       Z9, Z9, Z9
 	XORQ         R8, R8
 
-loop27:
+loop33:
 	VMULPS       (AX)(R8*1), Z10, Z13
 	VADDPS       Z30, Z13, Z13
 	VSUBPS       Z30, Z13, Z13
@@ -1764,7 +1794,7 @@ loop27:
 	VADDPS       Z17, Z9, Z9
 	ADDQ         $0x00000080, R8
 	CMPQ         R8, SI
-	JB           loop27
+	JB           loop33
 	VMULPS       Z4, Z4, Z13
 	VMULPS       Z5, Z2, Z16
 	VCMPPS       $0x1e, Z16, Z13, K1
@@ -1812,7 +1842,7 @@ loop27:
 	VPXORD       Z9, Z9, Z9
 	XORQ         R8, R8
 
-loop28:
+loop34:
 	VMULPS       (AX)(R8*1), Z10, Z13
 	VADDPS       Z30, Z13, Z13
 	VSUBPS       Z30, Z13, Z13
@@ -1844,7 +1874,7 @@ loop28:
 	VADDPS       Z17, Z9, Z9
 	ADDQ         $0x00000080, R8
 	CMPQ         R8, SI
-	JB           loop28
+	JB           loop34
 	VMULPS       Z4, Z4, Z13
 	VMULPS       Z5, Z2, Z16
 	VCMPPS       $0x1e, Z16, Z13, K1
@@ -1892,7 +1922,7 @@ loop28:
 	VPXORD       Z9, Z9, Z9
 	XORQ         R8, R8
 
-loop29:
+loop35:
 	VMULPS  (AX)(R8*1), Z10, Z13
 	VADDPS  Z30, Z13, Z13
 	VSUBPS  Z30, Z13, Z13
@@ -1925,7 +1955,7 @@ loop29:
 	VADDPS  Z17, Z9, Z9
 	ADDQ    $0x00000080, R8
 	CMPQ    R8, SI
-	JB      loop29
+	JB      loop35
 	VMULPS  Z4, Z4, Z13
 	VMULPS  Z5, Z2, Z16
 	VCMPPS  $0x1e, Z16, Z13, K1
@@ -1975,7 +2005,7 @@ loop29:
 	VPXORD  Z6, Z6, Z6
 	XORQ    DI, DI
 
-loop30:
+loop36:
 	VMOVUPS 64(AX)(DI*1), Z7
 	VANDPS  Z31, Z7, Z8
 	VCMPPS  $0x1e, Z4, Z8, K1
@@ -1990,7 +2020,7 @@ loop30:
 	VADDPS  Z8, Z6, Z6
 	ADDQ    $0x00000080, DI
 	CMPQ    DI, SI
-	JB      loop30
+	JB      loop36
 	VMOVUPS Z5, 320(BX)
 	VMOVUPS Z6, 448(BX)
 	VMOVUPS Z29, Z10
@@ -2000,7 +2030,7 @@ loop30:
 	VPXORD  Z5, Z5, Z5
 	XORQ    DI, DI
 
-loop31:
+loop37:
 	VMULPS       64(AX)(DI*1), Z10, Z13
 	VADDPS       Z30, Z13, Z13
 	VSUBPS       Z30, Z13, Z13
@@ -2012,7 +2042,7 @@ loop31:
 	VADDPS       Z13, Z5, Z5
 	ADDQ         $0x00000080, DI
 	CMPQ         DI, SI
-	JB           loop31
+	JB           loop37
 	VDIVPS       Z5, Z4, Z1
 	VPXORD       Z6, Z6, Z6
 	VCMPPS       $0x00, Z6, Z5, K1
@@ -2032,7 +2062,7 @@ loop31:
 	VPXORD       Z9, Z9, Z9
 	XORQ         DI, DI
 
-loop32:
+loop38:
 	VMULPS       64(AX)(DI*1), Z10, Z13
 	VADDPS       Z30, Z13, Z13
 	VSUBPS       Z30, Z13, Z13
@@ -2059,7 +2089,7 @@ loop32:
 	VADDPS       Z17, Z9, Z9
 	ADDQ         $0x00000080, DI
 	CMPQ         DI, SI
-	JB           loop32
+	JB           loop38
 	VMULPS       Z4, Z4, Z13
 	VMULPS       Z5, Z2, Z16
 	VCMPPS       $0x1e, Z16, Z13, K1
@@ -2107,7 +2137,7 @@ loop32:
 	VPXORD       Z9, Z9, Z9
 	XORQ         DI, DI
 
-loop33:
+loop39:
 	VMULPS       64(AX)(DI*1), Z10, Z13
 	VADDPS       Z30, Z13, Z13
 	VSUBPS       Z30, Z13, Z13
@@ -2136,7 +2166,7 @@ loop33:
 	VADDPS       Z17, Z9, Z9
 	ADDQ         $0x00000080, DI
 	CMPQ         DI, SI
-	JB           loop33
+	JB           loop39
 	VMULPS       Z4, Z4, Z13
 	VMULPS       Z5, Z2, Z16
 	VCMPPS       $0x1e, Z16, Z13, K1
@@ -2184,7 +2214,7 @@ loop33:
 	VPXORD       Z9, Z9, Z9
 	XORQ         DI, DI
 
-loop34:
+loop40:
 	VMULPS       64(AX)(DI*1), Z10, Z13
 	VADDPS       Z30, Z13, Z13
 	VSUBPS       Z30, Z13, Z13
@@ -2214,7 +2244,7 @@ loop34:
 	VADDPS       Z17, Z9, Z9
 	ADDQ         $0x00000080, DI
 	CMPQ         DI, SI
-	JB           loop34
+	JB           loop40
 	VMULPS       Z4, Z4, Z13
 	VMULPS       Z5, Z2, Z16
 	VCMPPS       $0x1e, Z16, Z13, K1
@@ -2262,7 +2292,7 @@ loop34:
 	VPXORD       Z9, Z9, Z9
 	XORQ         DI, DI
 
-loop35:
+loop41:
 	VMULPS       64(AX)(DI*1), Z10, Z13
 	VADDPS       Z30, Z13, Z13
 	VSUBPS       Z30, Z13, Z13
@@ -2292,7 +2322,7 @@ loop35:
 	VADDPS       Z17, Z9, Z9
 	ADDQ         $0x00000080, DI
 	CMPQ         DI, SI
-	JB           loop35
+	JB           loop41
 	VMULPS       Z4, Z4, Z13
 	VMULPS       Z5, Z2, Z16
 	VCMPPS       $0x1e, Z16, Z13, K1
@@ -2340,7 +2370,7 @@ loop35:
 	VPXORD       Z9, Z9, Z9
 	XORQ         DI, DI
 
-loop36:
+loop42:
 	VMULPS       64(AX)(DI*1), Z10, Z13
 	VADDPS       Z30, Z13, Z13
 	VSUBPS       Z30, Z13, Z13
@@ -2372,7 +2402,7 @@ loop36:
 	VADDPS       Z17, Z9, Z9
 	ADDQ         $0x00000080, DI
 	CMPQ         DI, SI
-	JB           loop36
+	JB           loop42
 	VMULPS       Z4, Z4, Z13
 	VMULPS       Z5, Z2, Z16
 	VCMPPS       $0x1e, Z16, Z13, K1
@@ -2420,7 +2450,7 @@ loop36:
 	VPXORD       Z9, Z9, Z9
 	XORQ         DI, DI
 
-loop37:
+loop43:
 	VMULPS  64(AX)(DI*1), Z10, Z13
 	VADDPS  Z30, Z13, Z13
 	VSUBPS  Z30, Z13, Z13
@@ -2453,7 +2483,7 @@ loop37:
 	VADDPS  Z17, Z9, Z9
 	ADDQ    $0x00000080, DI
 	CMPQ    DI, SI
-	JB      loop37
+	JB      loop43
 	VMULPS  Z4, Z4, Z13
 	VMULPS  Z5, Z2, Z16
 	VCMPPS  $0x1e, Z16, Z13, K1
@@ -2538,7 +2568,7 @@ TEXT ·SearchScaleWeightedAVX512(SB), NOSPLIT, $0-48
 	VPXORD  Z6, Z6, Z6
 	XORQ    R8, R8
 
-loop38:
+loop44:
 	VMOVUPS (AX)(R8*1), Z7
 	VANDPS  Z31, Z7, Z8
 	VCMPPS  $0x1e, Z4, Z8, K1
@@ -2552,7 +2582,7 @@ loop38:
 	VADDPS  Z8, Z6, Z6
 	ADDQ    $0x00000080, R8
 	CMPQ    R8, SI
-	JB      loop38
+	JB      loop44
 	VMOVUPS Z5, 256(BX)
 	VMOVUPS Z6, 384(BX)
 	VMOVUPS Z29, Z10
@@ -2562,7 +2592,7 @@ loop38:
 	VPXORD  Z5, Z5, Z5
 	XORQ    R8, R8
 
-loop39:
+loop45:
 	VMULPS       (AX)(R8*1), Z10, Z13
 	VADDPS       Z30, Z13, Z13
 	VSUBPS       Z30, Z13, Z13
@@ -2574,7 +2604,7 @@ loop39:
 	VADDPS       Z13, Z5, Z5
 	ADDQ         $0x00000080, R8
 	CMPQ         R8, SI
-	JB           loop39
+	JB           loop45
 	VDIVPS       Z5, Z4, Z1
 	VPXORD       Z6, Z6, Z6
 	VCMPPS       $0x00, Z6, Z5, K1
@@ -2594,7 +2624,7 @@ loop39:
 	VPXORD       Z9, Z9, Z9
 	XORQ         R8, R8
 
-loop40:
+loop46:
 	VMULPS       (AX)(R8*1), Z10, Z13
 	VADDPS       Z30, Z13, Z13
 	VSUBPS       Z30, Z13, Z13
@@ -2621,7 +2651,7 @@ loop40:
 	VADDPS       Z17, Z9, Z9
 	ADDQ         $0x00000080, R8
 	CMPQ         R8, SI
-	JB           loop40
+	JB           loop46
 	VMULPS       Z4, Z4, Z13
 	VMULPS       Z5, Z2, Z16
 	VCMPPS       $0x1e, Z16, Z13, K1
@@ -2669,7 +2699,7 @@ loop40:
 	VPXORD       Z9, Z9, Z9
 	XORQ         R8, R8
 
-loop41:
+loop47:
 	VMULPS       (AX)(R8*1), Z10, Z13
 	VADDPS       Z30, Z13, Z13
 	VSUBPS       Z30, Z13, Z13
@@ -2698,7 +2728,7 @@ loop41:
 	VADDPS       Z17, Z9, Z9
 	ADDQ         $0x00000080, R8
 	CMPQ         R8, SI
-	JB           loop41
+	JB           loop47
 	VMULPS       Z4, Z4, Z13
 	VMULPS       Z5, Z2, Z16
 	VCMPPS       $0x1e, Z16, Z13, K1
@@ -2746,7 +2776,7 @@ loop41:
 	VPXORD       Z9, Z9, Z9
 	XORQ         R8, R8
 
-loop42:
+loop48:
 	VMULPS       (AX)(R8*1), Z10, Z13
 	VADDPS       Z30, Z13, Z13
 	VSUBPS       Z30, Z13, Z13
@@ -2776,7 +2806,7 @@ loop42:
 	VADDPS       Z17, Z9, Z9
 	ADDQ         $0x00000080, R8
 	CMPQ         R8, SI
-	JB           loop42
+	JB           loop48
 	VMULPS       Z4, Z4, Z13
 	VMULPS       Z5, Z2, Z16
 	VCMPPS       $0x1e, Z16, Z13, K1
@@ -2824,7 +2854,7 @@ loop42:
 	VPXORD       Z9, Z9, Z9
 	XORQ         R8, R8
 
-loop43:
+loop49:
 	VMULPS       (AX)(R8*1), Z10, Z13
 	VADDPS       Z30, Z13, Z13
 	VSUBPS       Z30, Z13, Z13
@@ -2854,7 +2884,7 @@ loop43:
 	VADDPS       Z17, Z9, Z9
 	ADDQ         $0x00000080, R8
 	CMPQ         R8, SI
-	JB           loop43
+	JB           loop49
 	VMULPS       Z4, Z4, Z13
 	VMULPS       Z5, Z2, Z16
 	VCMPPS       $0x1e, Z16, Z13, K1
@@ -2902,7 +2932,7 @@ loop43:
 	VPXORD       Z9, Z9, Z9
 	XORQ         R8, R8
 
-loop44:
+loop50:
 	VMULPS       (AX)(R8*1), Z10, Z13
 	VADDPS       Z30, Z13, Z13
 	VSUBPS       Z30, Z13, Z13
@@ -2934,7 +2964,7 @@ loop44:
 	VADDPS       Z17, Z9, Z9
 	ADDQ         $0x00000080, R8
 	CMPQ         R8, SI
-	JB           loop44
+	JB           loop50
 	VMULPS       Z4, Z4, Z13
 	VMULPS       Z5, Z2, Z16
 	VCMPPS       $0x1e, Z16, Z13, K1
@@ -2982,7 +3012,7 @@ loop44:
 	VPXORD       Z9, Z9, Z9
 	XORQ         R8, R8
 
-loop45:
+loop51:
 	VMULPS  (AX)(R8*1), Z10, Z13
 	VADDPS  Z30, Z13, Z13
 	VSUBPS  Z30, Z13, Z13
@@ -3015,7 +3045,7 @@ loop45:
 	VADDPS  Z17, Z9, Z9
 	ADDQ    $0x00000080, R8
 	CMPQ    R8, SI
-	JB      loop45
+	JB      loop51
 	VMULPS  Z4, Z4, Z13
 	VMULPS  Z5, Z2, Z16
 	VCMPPS  $0x1e, Z16, Z13, K1
@@ -3065,7 +3095,7 @@ loop45:
 	VPXORD  Z6, Z6, Z6
 	XORQ    DI, DI
 
-loop46:
+loop52:
 	VMOVUPS 64(AX)(DI*1), Z7
 	VANDPS  Z31, Z7, Z8
 	VCMPPS  $0x1e, Z4, Z8, K1
@@ -3079,7 +3109,7 @@ loop46:
 	VADDPS  Z8, Z6, Z6
 	ADDQ    $0x00000080, DI
 	CMPQ    DI, SI
-	JB      loop46
+	JB      loop52
 	VMOVUPS Z5, 320(BX)
 	VMOVUPS Z6, 448(BX)
 	VMOVUPS Z29, Z10
@@ -3089,7 +3119,7 @@ loop46:
 	VPXORD  Z5, Z5, Z5
 	XORQ    DI, DI
 
-loop47:
+loop53:
 	VMULPS       64(AX)(DI*1), Z10, Z13
 	VADDPS       Z30, Z13, Z13
 	VSUBPS       Z30, Z13, Z13
@@ -3101,7 +3131,7 @@ loop47:
 	VADDPS       Z13, Z5, Z5
 	ADDQ         $0x00000080, DI
 	CMPQ         DI, SI
-	JB           loop47
+	JB           loop53
 	VDIVPS       Z5, Z4, Z1
 	VPXORD       Z6, Z6, Z6
 	VCMPPS       $0x00, Z6, Z5, K1
@@ -3121,7 +3151,7 @@ loop47:
 	VPXORD       Z9, Z9, Z9
 	XORQ         DI, DI
 
-loop48:
+loop54:
 	VMULPS       64(AX)(DI*1), Z10, Z13
 	VADDPS       Z30, Z13, Z13
 	VSUBPS       Z30, Z13, Z13
@@ -3148,7 +3178,7 @@ loop48:
 	VADDPS       Z17, Z9, Z9
 	ADDQ         $0x00000080, DI
 	CMPQ         DI, SI
-	JB           loop48
+	JB           loop54
 	VMULPS       Z4, Z4, Z13
 	VMULPS       Z5, Z2, Z16
 	VCMPPS       $0x1e, Z16, Z13, K1
@@ -3196,7 +3226,7 @@ loop48:
 	VPXORD       Z9, Z9, Z9
 	XORQ         DI, DI
 
-loop49:
+loop55:
 	VMULPS       64(AX)(DI*1), Z10, Z13
 	VADDPS       Z30, Z13, Z13
 	VSUBPS       Z30, Z13, Z13
@@ -3225,7 +3255,7 @@ loop49:
 	VADDPS       Z17, Z9, Z9
 	ADDQ         $0x00000080, DI
 	CMPQ         DI, SI
-	JB           loop49
+	JB           loop55
 	VMULPS       Z4, Z4, Z13
 	VMULPS       Z5, Z2, Z16
 	VCMPPS       $0x1e, Z16, Z13, K1
@@ -3273,7 +3303,7 @@ loop49:
 	VPXORD       Z9, Z9, Z9
 	XORQ         DI, DI
 
-loop50:
+loop56:
 	VMULPS       64(AX)(DI*1), Z10, Z13
 	VADDPS       Z30, Z13, Z13
 	VSUBPS       Z30, Z13, Z13
@@ -3303,7 +3333,7 @@ loop50:
 	VADDPS       Z17, Z9, Z9
 	ADDQ         $0x00000080, DI
 	CMPQ         DI, SI
-	JB           loop50
+	JB           loop56
 	VMULPS       Z4, Z4, Z13
 	VMULPS       Z5, Z2, Z16
 	VCMPPS       $0x1e, Z16, Z13, K1
@@ -3351,7 +3381,7 @@ loop50:
 	VPXORD       Z9, Z9, Z9
 	XORQ         DI, DI
 
-loop51:
+loop57:
 	VMULPS       64(AX)(DI*1), Z10, Z13
 	VADDPS       Z30, Z13, Z13
 	VSUBPS       Z30, Z13, Z13
@@ -3381,7 +3411,7 @@ loop51:
 	VADDPS       Z17, Z9, Z9
 	ADDQ         $0x00000080, DI
 	CMPQ         DI, SI
-	JB           loop51
+	JB           loop57
 	VMULPS       Z4, Z4, Z13
 	VMULPS       Z5, Z2, Z16
 	VCMPPS       $0x1e, Z16, Z13, K1
@@ -3429,7 +3459,7 @@ loop51:
 	VPXORD       Z9, Z9, Z9
 	XORQ         DI, DI
 
-loop52:
+loop58:
 	VMULPS       64(AX)(DI*1), Z10, Z13
 	VADDPS       Z30, Z13, Z13
 	VSUBPS       Z30, Z13, Z13
@@ -3461,7 +3491,7 @@ loop52:
 	VADDPS       Z17, Z9, Z9
 	ADDQ         $0x00000080, DI
 	CMPQ         DI, SI
-	JB           loop52
+	JB           loop58
 	VMULPS       Z4, Z4, Z13
 	VMULPS       Z5, Z2, Z16
 	VCMPPS       $0x1e, Z16, Z13, K1
@@ -3509,7 +3539,7 @@ loop52:
 	VPXORD       Z9, Z9, Z9
 	XORQ         DI, DI
 
-loop53:
+loop59:
 	VMULPS  64(AX)(DI*1), Z10, Z13
 	VADDPS  Z30, Z13, Z13
 	VSUBPS  Z30, Z13, Z13
@@ -3542,7 +3572,7 @@ loop53:
 	VADDPS  Z17, Z9, Z9
 	ADDQ    $0x00000080, DI
 	CMPQ    DI, SI
-	JB      loop53
+	JB      loop59
 	VMULPS  Z4, Z4, Z13
 	VMULPS  Z5, Z2, Z16
 	VCMPPS  $0x1e, Z16, Z13, K1
@@ -3615,7 +3645,7 @@ TEXT ·RefineScaleAVX512(SB), NOSPLIT, $0-40
 	VPXORD  Z6, Z6, Z6
 	XORQ    R8, R8
 
-loop54:
+loop60:
 	VMOVUPS (AX)(R8*1), Z7
 	VANDPS  Z31, Z7, Z8
 	VCMPPS  $0x1e, Z5, Z8, K1
@@ -3629,7 +3659,7 @@ loop54:
 	VADDPS  Z8, Z6, Z6
 	ADDQ    $0x00000080, R8
 	CMPQ    R8, DI
-	JB      loop54
+	JB      loop60
 	VMOVUPS Z6, 384(SI)
 	VMOVUPS Z5, 256(SI)
 	VMOVUPS Z21, Z6
@@ -3638,7 +3668,7 @@ loop54:
 	VPXORD  Z2, Z2, Z2
 	XORQ    R8, R8
 
-loop55:
+loop61:
 	VMULPS  (AX)(R8*1), Z6, Z7
 	VADDPS  Z30, Z7, Z7
 	VSUBPS  Z30, Z7, Z7
@@ -3662,13 +3692,13 @@ loop55:
 	VMOVUPS Z9, 4096(BX)(R8*1)
 	ADDQ    $0x00000080, R8
 	CMPQ    R8, DI
-	JB      loop55
+	JB      loop61
 	VPXORD  Z4, Z4, Z4
 	VPXORD  Z5, Z5, Z5
 	VPXORD  Z6, Z6, Z6
 	XORQ    R8, R8
 
-loop56:
+loop62:
 	VMOVUPS 64(AX)(R8*1), Z7
 	VANDPS  Z31, Z7, Z8
 	VCMPPS  $0x1e, Z5, Z8, K1
@@ -3682,7 +3712,7 @@ loop56:
 	VADDPS  Z8, Z6, Z6
 	ADDQ    $0x00000080, R8
 	CMPQ    R8, DI
-	JB      loop56
+	JB      loop62
 	VMOVUPS Z6, 448(SI)
 	VMOVUPS Z5, 320(SI)
 	VMOVUPS Z21, Z6
@@ -3691,7 +3721,7 @@ loop56:
 	VPXORD  Z3, Z3, Z3
 	XORQ    R8, R8
 
-loop57:
+loop63:
 	VMULPS  64(AX)(R8*1), Z6, Z7
 	VADDPS  Z30, Z7, Z7
 	VSUBPS  Z30, Z7, Z7
@@ -3715,14 +3745,14 @@ loop57:
 	VMOVUPS Z9, 4160(BX)(R8*1)
 	ADDQ    $0x00000080, R8
 	CMPQ    R8, DI
-	JB      loop57
+	JB      loop63
 	MOVQ    $0x00000005, R8
 
-round58:
+round64:
 	XORL R9, R9
 	XORQ R10, R10
 
-loop59:
+loop65:
 	VMOVUPS   (BX)(R10*1), Z7
 	VSUBPS    6144(BX)(R10*1), Z0, Z4
 	VSUBPS    8192(BX)(R10*1), Z2, Z5
@@ -3738,7 +3768,7 @@ loop59:
 	KANDNW    K2, K1, K1
 	KMOVW     K1, R11
 	TESTL     R11, R11
-	JZ        skip60
+	JZ        skip66
 	VDIVPS    Z4, Z6, Z8
 	VADDPS    Z30, Z8, Z8
 	VANDPS    Z29, Z8, Z8
@@ -3783,7 +3813,7 @@ loop59:
 	VMOVAPS   Z24, K4, Z11
 	VMOVUPS   Z11, 4096(BX)(R10*1)
 
-skip60:
+skip66:
 	VMOVUPS   64(BX)(R10*1), Z7
 	VSUBPS    6208(BX)(R10*1), Z1, Z4
 	VSUBPS    8256(BX)(R10*1), Z3, Z5
@@ -3799,7 +3829,7 @@ skip60:
 	KANDNW    K2, K1, K1
 	KMOVW     K1, R11
 	TESTL     R11, R11
-	JZ        skip61
+	JZ        skip67
 	VDIVPS    Z4, Z6, Z8
 	VADDPS    Z30, Z8, Z8
 	VANDPS    Z29, Z8, Z8
@@ -3844,16 +3874,16 @@ skip60:
 	VMOVAPS   Z24, K4, Z11
 	VMOVUPS   Z11, 4160(BX)(R10*1)
 
-skip61:
+skip67:
 	ADDQ  $0x00000080, R10
 	CMPQ  R10, DI
-	JB    loop59
+	JB    loop65
 	TESTL R9, R9
-	JZ    done62
+	JZ    done68
 	DECQ  R8
-	JNZ   round58
+	JNZ   round64
 
-done62:
+done68:
 	VDIVPS  Z2, Z0, Z4
 	VPXORD  Z6, Z6, Z6
 	VCMPPS  $0x1e, Z6, Z2, K1
@@ -4024,7 +4054,7 @@ TEXT ·SearchPositiveAVX512(SB), NOSPLIT, $0-40
 	VPXORD  Z3, Z3, Z3
 	XORQ    DI, DI
 
-loop63:
+loop69:
 	VMOVUPS (AX)(DI*1), Z4
 	VMAXPS  Z4, Z0, Z0
 	VSUBPS  Z4, Z4, Z6
@@ -4041,7 +4071,7 @@ loop63:
 	VADDPS  Z5, Z3, Z3
 	ADDQ    $0x00000080, DI
 	CMPQ    DI, SI
-	JB      loop63
+	JB      loop69
 	VMOVUPS Z0, 384(BX)
 	VMOVUPS Z2, 128(BX)
 	VMOVAPS Z0, Z6
@@ -4062,7 +4092,7 @@ loop63:
 	VPXORD  Z5, Z5, Z5
 	XORQ    DI, DI
 
-loop64:
+loop70:
 	VMOVUPS   (AX)(DI*1), Z8
 	VMULPS    Z8, Z0, Z6
 	VADDPS    Z31, Z6, Z6
@@ -4091,13 +4121,13 @@ loop64:
 	VADDPS    Z9, Z5, Z5
 	ADDQ      $0x00000080, DI
 	CMPQ      DI, SI
-	JB        loop64
+	JB        loop70
 	VMOVUPS   Z4, 640(BX)
 	VMOVUPS   Z5, 704(BX)
 	LEAQ      768(BX), DI
 	MOVQ      $0x00000008, R8
 
-step65:
+step71:
 	VBROADCASTSS (DI), Z0
 	VDIVPS       384(BX), Z0, Z0
 	VMOVUPS      bits3f800000<>+0(SB), Z2
@@ -4110,7 +4140,7 @@ step65:
 	VPXORD       Z5, Z5, Z5
 	XORQ         R9, R9
 
-loop66:
+loop72:
 	VMOVUPS (AX)(R9*1), Z8
 	VMULPS  Z8, Z0, Z6
 	VADDPS  Z31, Z6, Z6
@@ -4133,7 +4163,7 @@ loop66:
 	VADDPS  Z9, Z5, Z5
 	ADDQ    $0x00000080, R9
 	CMPQ    R9, SI
-	JB      loop66
+	JB      loop72
 	VMOVUPS 640(BX), Z6
 	VMOVUPS 512(BX), Z7
 	VCMPPS  $0x11, Z6, Z4, K1
@@ -4150,7 +4180,7 @@ loop66:
 	VMOVUPS Z7, 576(BX)
 	ADDQ    $0x04, DI
 	DECQ    R8
-	JNZ     step65
+	JNZ     step71
 	VMOVUPS 384(BX), Z6
 	VMOVUPS bits26901d7d<>+0(SB), Z7
 	VCMPPS  $0x11, Z7, Z6, K1
@@ -4169,7 +4199,7 @@ loop66:
 	VPXORD  Z3, Z3, Z3
 	XORQ    DI, DI
 
-loop67:
+loop73:
 	VMOVUPS   (AX)(DI*1), Z8
 	VMULPS    Z8, Z4, Z6
 	VADDPS    Z31, Z6, Z6
@@ -4206,14 +4236,14 @@ loop67:
 	VADDPS    Z11, Z3, Z3
 	ADDQ      $0x00000080, DI
 	CMPQ      DI, SI
-	JB        loop67
+	JB        loop73
 	MOVQ      $0x00000005, DI
 
-round68:
+round74:
 	XORL R8, R8
 	XORQ R9, R9
 
-loop69:
+loop75:
 	VMOVUPS   (DX)(R9*1), Z7
 	VMOVUPS   (CX)(R9*1), Z8
 	VMULPS    (AX)(R9*1), Z8, Z9
@@ -4236,7 +4266,7 @@ loop69:
 	KANDW     K2, K1, K1
 	KMOVW     K1, R10
 	TESTL     R10, R10
-	JZ        skip70
+	JZ        skip76
 	VMULPS    Z6, Z9, Z9
 	VADDPS    Z9, Z4, Z4
 	VMULPS    Z6, Z8, Z8
@@ -4258,7 +4288,7 @@ loop69:
 	KMOVW     K1, R10
 	ORL       R10, R8
 
-skip70:
+skip76:
 	VMOVUPS   64(DX)(R9*1), Z7
 	VMOVUPS   64(CX)(R9*1), Z8
 	VMULPS    64(AX)(R9*1), Z8, Z9
@@ -4281,7 +4311,7 @@ skip70:
 	KANDW     K2, K1, K1
 	KMOVW     K1, R10
 	TESTL     R10, R10
-	JZ        skip71
+	JZ        skip77
 	VMULPS    Z6, Z9, Z9
 	VADDPS    Z9, Z4, Z4
 	VMULPS    Z6, Z8, Z8
@@ -4303,16 +4333,16 @@ skip70:
 	KMOVW     K1, R10
 	ORL       R10, R8
 
-skip71:
+skip77:
 	ADDQ  $0x00000080, R9
 	CMPQ  R9, SI
-	JB    loop69
+	JB    loop75
 	TESTL R8, R8
-	JZ    done72
+	JZ    done78
 	DECQ  DI
-	JNZ   round68
+	JNZ   round74
 
-done72:
+done78:
 	VDIVPS  Z2, Z0, Z4
 	VPXORD  Z6, Z6, Z6
 	VCMPPS  $0x1e, Z6, Z2, K1
@@ -4359,7 +4389,7 @@ TEXT ·DivideLevelsAVX512(SB), NOSPLIT, $0-52
 	VMOVUPS      bits00400000<>+0(SB), Z14
 	VMOVUPS      bits4b400000<>+0(SB), Z31
 
-loop73:
+loop79:
 	VBROADCASTSS (BX), Z4
 	VMOVUPS      (CX), Z0
 	VADDPS       Z4, Z0, Z0
@@ -4377,7 +4407,7 @@ loop73:
 	ADDQ         $0x04, DX
 	ADDQ         $0x04, BX
 	DECQ         SI
-	JNZ          loop73
+	JNZ          loop79
 	VZEROUPPER
 	RET
 
@@ -4396,7 +4426,7 @@ TEXT ·MultiplyLevelsAVX512(SB), NOSPLIT, $0-52
 	VMOVUPS      bits00400000<>+0(SB), Z14
 	VMOVUPS      bits4b400000<>+0(SB), Z31
 
-loop74:
+loop80:
 	VBROADCASTSS (BX), Z4
 	VMOVUPS      (CX), Z0
 	VSUBPS       Z4, Z0, Z0
@@ -4414,7 +4444,7 @@ loop74:
 	ADDQ         $0x04, DX
 	ADDQ         $0x04, BX
 	DECQ         SI
-	JNZ          loop74
+	JNZ          loop80
 	VZEROUPPER
 	RET
 
@@ -4429,7 +4459,7 @@ TEXT ·WeighAVX512(SB), NOSPLIT, $0-40
 	SHLQ         $0x02, BX
 	XORQ         SI, SI
 
-loop75:
+loop81:
 	VMOVUPS (DX)(SI*1), Z1
 	VMULPS  Z1, Z1, Z1
 	VADDPS  Z1, Z0, Z1
@@ -4438,7 +4468,7 @@ loop75:
 	VMOVUPS Z1, (AX)(SI*1)
 	ADDQ    $0x00000040, SI
 	CMPQ    SI, BX
-	JB      loop75
+	JB      loop81
 	VZEROUPPER
 	RET
 
@@ -4450,21 +4480,21 @@ TEXT ·EncodeHalvesAVX512(SB), NOSPLIT, $0-32
 	MOVQ n+16(FP), DX
 	MOVQ DX, BX
 
-loop76:
+loop82:
 	CMPQ      BX, $0x10
-	JB        stop77
+	JB        stop83
 	VMOVUPS   (CX), Z0
 	VCMPPS    $0x03, Z0, Z0, K1
 	KMOVW     K1, SI
 	TESTL     SI, SI
-	JNZ       stop77
+	JNZ       stop83
 	VCVTPS2PH $0x00, Z0, (AX)
 	ADDQ      $0x40, CX
 	ADDQ      $0x20, AX
 	SUBQ      $0x10, BX
-	JMP       loop76
+	JMP       loop82
 
-stop77:
+stop83:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -4478,17 +4508,17 @@ TEXT ·DecodeHalvesAVX512(SB), NOSPLIT, $0-32
 	MOVQ n+16(FP), DX
 	MOVQ DX, BX
 
-loop78:
+loop84:
 	CMPQ      BX, $0x10
-	JB        stop79
+	JB        stop85
 	VCVTPH2PS (CX), Z0
 	VMOVUPS   Z0, (AX)
 	ADDQ      $0x20, CX
 	ADDQ      $0x40, AX
 	SUBQ      $0x10, BX
-	JMP       loop78
+	JMP       loop84
 
-stop79:
+stop85:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -4502,14 +4532,14 @@ TEXT ·EncodeBrainsAVX512(SB), NOSPLIT, $0-32
 	MOVQ n+16(FP), DX
 	MOVQ DX, BX
 
-loop80:
+loop86:
 	CMPQ    BX, $0x10
-	JB      stop81
+	JB      stop87
 	VMOVUPS (CX), Z0
 	VCMPPS  $0x03, Z0, Z0, K1
 	KMOVW   K1, SI
 	TESTL   SI, SI
-	JNZ     stop81
+	JNZ     stop87
 	VPSRLD  $0x10, Z0, Z1
 	VANDPS  bits00000001<>+0(SB), Z1, Z1
 	VPADDD  Z1, Z0, Z0
@@ -4519,9 +4549,9 @@ loop80:
 	ADDQ    $0x40, CX
 	ADDQ    $0x20, AX
 	SUBQ    $0x10, BX
-	JMP     loop80
+	JMP     loop86
 
-stop81:
+stop87:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -4571,18 +4601,18 @@ TEXT ·DecodeBrainsAVX512(SB), NOSPLIT, $0-32
 	MOVQ n+16(FP), DX
 	MOVQ DX, BX
 
-loop82:
+loop88:
 	CMPQ      BX, $0x10
-	JB        stop83
+	JB        stop89
 	VPMOVZXWD (CX), Z0
 	VPSLLD    $0x10, Z0, Z0
 	VMOVUPS   Z0, (AX)
 	ADDQ      $0x20, CX
 	ADDQ      $0x40, AX
 	SUBQ      $0x10, BX
-	JMP       loop82
+	JMP       loop88
 
-stop83:
+stop89:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -4599,9 +4629,9 @@ TEXT ·EncodeQ4_0AVX512(SB), NOSPLIT, $0-32
 	VMOVUPS bits0000000f<>+0(SB), Z30
 	VMOVUPS bits41080000<>+0(SB), Z29
 
-loop84:
+loop90:
 	TESTQ         BX, BX
-	JZ            stop85
+	JZ            stop91
 	VMOVUPS       (CX), Z0
 	VANDPS        Z31, Z0, Z8
 	VMOVUPS       64(CX), Z1
@@ -4617,13 +4647,13 @@ loop84:
 	VPMAXUD       X9, X8, X8
 	VMOVD         X8, SI
 	CMPL          SI, $0x7f800000
-	JAE           stop85
+	JAE           stop91
 	TESTL         SI, SI
-	JZ            zero86
+	JZ            zero92
 	CMPL          SI, $0x0d800000
-	JB            stop85
+	JB            stop91
 	CMPL          SI, $0x7f800000
-	JAE           stop85
+	JAE           stop91
 	VPBROADCASTD  X8, Z14
 	VANDPS        Z31, Z0, Z9
 	VPCMPEQD      Z14, Z9, K1
@@ -4639,13 +4669,13 @@ loop84:
 	VMULSS        bitsbe000000<>+0(SB), X10, X10
 	VMOVSS        bits3f800000<>+0(SB), X11
 	VDIVSS        X10, X11, X11
-	JMP           scaled87
+	JMP           scaled93
 
-zero86:
+zero92:
 	VXORPS X11, X11, X11
 	VMOVSS bits80000000<>+0(SB), X10
 
-scaled87:
+scaled93:
 	VCVTPS2PH    $0x00, X10, X10
 	VMOVD        X10, SI
 	MOVW         SI, (AX)
@@ -4664,9 +4694,9 @@ scaled87:
 	ADDQ         $0x12, AX
 	SUBQ         $-128, CX
 	DECQ         BX
-	JMP          loop84
+	JMP          loop90
 
-stop85:
+stop91:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -4736,9 +4766,9 @@ TEXT ·EncodeQ4_1AVX512(SB), NOSPLIT, $0-32
 	VMOVUPS bits7fffffff<>+0(SB), Z31
 	VMOVUPS bits3f000000<>+0(SB), Z30
 
-loop88:
+loop94:
 	TESTQ         BX, BX
-	JZ            stop89
+	JZ            stop95
 	VMOVUPS       (CX), Z0
 	VANDPS        Z31, Z0, Z8
 	VMOVUPS       64(CX), Z1
@@ -4754,7 +4784,7 @@ loop88:
 	VPMAXUD       X9, X8, X8
 	VMOVD         X8, SI
 	CMPL          SI, $0x7f800000
-	JAE           stop89
+	JAE           stop95
 	VMOVAPS       Z0, Z12
 	VMOVAPS       Z0, Z13
 	VMINPS        Z1, Z12, Z12
@@ -4788,21 +4818,21 @@ loop88:
 	VSUBSS        X12, X13, X10
 	VMOVD         X10, SI
 	TESTL         SI, SI
-	JZ            zero90
+	JZ            zero96
 	CMPL          SI, $0x0d800000
-	JB            stop89
+	JB            stop95
 	CMPL          SI, $0x7f800000
-	JAE           stop89
+	JAE           stop95
 	VDIVSS        bits41700000<>+0(SB), X10, X10
 	VMOVSS        bits3f800000<>+0(SB), X11
 	VDIVSS        X10, X11, X11
-	JMP           scaled91
+	JMP           scaled97
 
-zero90:
+zero96:
 	VXORPS X11, X11, X11
 	VXORPS X10, X10, X10
 
-scaled91:
+scaled97:
 	VCVTPS2PH    $0x00, X10, X10
 	VMOVD        X10, SI
 	MOVW         SI, (AX)
@@ -4825,9 +4855,9 @@ scaled91:
 	ADDQ         $0x14, AX
 	SUBQ         $-128, CX
 	DECQ         BX
-	JMP          loop88
+	JMP          loop94
 
-stop89:
+stop95:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -4882,9 +4912,9 @@ TEXT ·EncodeQ5_0AVX512(SB), NOSPLIT, $0-32
 	VMOVUPS bits0000000f<>+0(SB), Z28
 	VMOVUPS bits00000010<>+0(SB), Z27
 
-loop92:
+loop98:
 	TESTQ         BX, BX
-	JZ            stop93
+	JZ            stop99
 	VMOVUPS       (CX), Z0
 	VANDPS        Z31, Z0, Z8
 	VMOVUPS       64(CX), Z1
@@ -4900,13 +4930,13 @@ loop92:
 	VPMAXUD       X9, X8, X8
 	VMOVD         X8, SI
 	CMPL          SI, $0x7f800000
-	JAE           stop93
+	JAE           stop99
 	TESTL         SI, SI
-	JZ            zero94
+	JZ            zero100
 	CMPL          SI, $0x0d800000
-	JB            stop93
+	JB            stop99
 	CMPL          SI, $0x7f800000
-	JAE           stop93
+	JAE           stop99
 	VPBROADCASTD  X8, Z14
 	VANDPS        Z31, Z0, Z9
 	VPCMPEQD      Z14, Z9, K1
@@ -4922,13 +4952,13 @@ loop92:
 	VMULSS        bitsbd800000<>+0(SB), X10, X10
 	VMOVSS        bits3f800000<>+0(SB), X11
 	VDIVSS        X10, X11, X11
-	JMP           scaled95
+	JMP           scaled101
 
-zero94:
+zero100:
 	VXORPS X11, X11, X11
 	VMOVSS bits80000000<>+0(SB), X10
 
-scaled95:
+scaled101:
 	VCVTPS2PH    $0x00, X10, X10
 	VMOVD        X10, SI
 	MOVW         SI, (AX)
@@ -4955,9 +4985,9 @@ scaled95:
 	ADDQ         $0x16, AX
 	SUBQ         $-128, CX
 	DECQ         BX
-	JMP          loop92
+	JMP          loop98
 
-stop93:
+stop99:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -5047,9 +5077,9 @@ TEXT ·EncodeQ5_1AVX512(SB), NOSPLIT, $0-32
 	VMOVUPS bits0000000f<>+0(SB), Z29
 	VMOVUPS bits00000010<>+0(SB), Z28
 
-loop96:
+loop102:
 	TESTQ         BX, BX
-	JZ            stop97
+	JZ            stop103
 	VMOVUPS       (CX), Z0
 	VANDPS        Z31, Z0, Z8
 	VMOVUPS       64(CX), Z1
@@ -5065,7 +5095,7 @@ loop96:
 	VPMAXUD       X9, X8, X8
 	VMOVD         X8, SI
 	CMPL          SI, $0x7f800000
-	JAE           stop97
+	JAE           stop103
 	VMOVAPS       Z0, Z12
 	VMOVAPS       Z0, Z13
 	VMINPS        Z1, Z12, Z12
@@ -5099,21 +5129,21 @@ loop96:
 	VSUBSS        X12, X13, X10
 	VMOVD         X10, SI
 	TESTL         SI, SI
-	JZ            zero98
+	JZ            zero104
 	CMPL          SI, $0x0d800000
-	JB            stop97
+	JB            stop103
 	CMPL          SI, $0x7f800000
-	JAE           stop97
+	JAE           stop103
 	VDIVSS        bits41f80000<>+0(SB), X10, X10
 	VMOVSS        bits3f800000<>+0(SB), X11
 	VDIVSS        X10, X11, X11
-	JMP           scaled99
+	JMP           scaled105
 
-zero98:
+zero104:
 	VXORPS X11, X11, X11
 	VXORPS X10, X10, X10
 
-scaled99:
+scaled105:
 	VCVTPS2PH    $0x00, X10, X10
 	VMOVD        X10, SI
 	MOVW         SI, (AX)
@@ -5144,9 +5174,9 @@ scaled99:
 	ADDQ         $0x18, AX
 	SUBQ         $-128, CX
 	DECQ         BX
-	JMP          loop96
+	JMP          loop102
 
-stop97:
+stop103:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -5181,9 +5211,9 @@ TEXT ·EncodeQ8_0AVX512(SB), NOSPLIT, $0-32
 	VMOVUPS bits80000000<>+0(SB), Z30
 	VMOVUPS bits3effffff<>+0(SB), Z29
 
-loop100:
+loop106:
 	TESTQ         BX, BX
-	JZ            stop101
+	JZ            stop107
 	VMOVUPS       (CX), Z0
 	VANDPS        Z31, Z0, Z8
 	VMOVUPS       64(CX), Z1
@@ -5199,23 +5229,23 @@ loop100:
 	VPMAXUD       X9, X8, X8
 	VMOVD         X8, SI
 	CMPL          SI, $0x7f800000
-	JAE           stop101
+	JAE           stop107
 	TESTL         SI, SI
-	JZ            zero102
+	JZ            zero108
 	CMPL          SI, $0x0d800000
-	JB            stop101
+	JB            stop107
 	CMPL          SI, $0x7f800000
-	JAE           stop101
+	JAE           stop107
 	VDIVSS        bits42fe0000<>+0(SB), X8, X10
 	VMOVSS        bits3f800000<>+0(SB), X11
 	VDIVSS        X10, X11, X11
-	JMP           scaled103
+	JMP           scaled109
 
-zero102:
+zero108:
 	VXORPS X11, X11, X11
 	VXORPS X10, X10, X10
 
-scaled103:
+scaled109:
 	VCVTPS2PH    $0x00, X10, X10
 	VMOVD        X10, SI
 	MOVW         SI, (AX)
@@ -5235,9 +5265,9 @@ scaled103:
 	ADDQ         $0x22, AX
 	SUBQ         $-128, CX
 	DECQ         BX
-	JMP          loop100
+	JMP          loop106
 
-stop101:
+stop107:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -5288,7 +5318,7 @@ TEXT ·DecodeQ4_0AVX512(SB), NOSPLIT, $0-24
 	VMOVUPS bits00000008<>+0(SB), Z31
 	VMOVDQU bits0f0f0f0f<>+0(SB), X10
 
-loop104:
+loop110:
 	MOVWLZX      (CX), BX
 	VMOVD        BX, X8
 	VCVTPH2PS    X8, X8
@@ -5310,7 +5340,7 @@ loop104:
 	SUBQ         $-128, AX
 	ADDQ         $0x12, CX
 	DECQ         DX
-	JNZ          loop104
+	JNZ          loop110
 	VZEROUPPER
 	RET
 
@@ -5358,7 +5388,7 @@ TEXT ·DecodeQ4_1AVX512(SB), NOSPLIT, $0-24
 	MOVQ    blocks+16(FP), DX
 	VMOVDQU bits0f0f0f0f<>+0(SB), X10
 
-loop105:
+loop111:
 	MOVWLZX      (CX), BX
 	VMOVD        BX, X8
 	VCVTPH2PS    X8, X8
@@ -5384,7 +5414,7 @@ loop105:
 	SUBQ         $-128, AX
 	ADDQ         $0x14, CX
 	DECQ         DX
-	JNZ          loop105
+	JNZ          loop111
 	VZEROUPPER
 	RET
 
@@ -5397,7 +5427,7 @@ TEXT ·DecodeQ5_0AVX512(SB), NOSPLIT, $0-24
 	VMOVUPS bits00000010<>+0(SB), Z31
 	VMOVDQU bits0f0f0f0f<>+0(SB), X10
 
-loop106:
+loop112:
 	MOVWLZX      (CX), BX
 	VMOVD        BX, X8
 	VCVTPH2PS    X8, X8
@@ -5429,7 +5459,7 @@ loop106:
 	SUBQ         $-128, AX
 	ADDQ         $0x16, CX
 	DECQ         DX
-	JNZ          loop106
+	JNZ          loop112
 	VZEROUPPER
 	RET
 
@@ -5460,7 +5490,7 @@ TEXT ·DecodeQ5_1AVX512(SB), NOSPLIT, $0-24
 	VMOVUPS bits00000010<>+0(SB), Z31
 	VMOVDQU bits0f0f0f0f<>+0(SB), X10
 
-loop107:
+loop113:
 	MOVWLZX      (CX), BX
 	VMOVD        BX, X8
 	VCVTPH2PS    X8, X8
@@ -5496,7 +5526,7 @@ loop107:
 	SUBQ         $-128, AX
 	ADDQ         $0x18, CX
 	DECQ         DX
-	JNZ          loop107
+	JNZ          loop113
 	VZEROUPPER
 	RET
 
@@ -5508,7 +5538,7 @@ TEXT ·DecodeQ8_0AVX512(SB), NOSPLIT, $0-24
 	MOVQ    blocks+16(FP), DX
 	VMOVDQU bits0f0f0f0f<>+0(SB), X10
 
-loop108:
+loop114:
 	MOVWLZX      (CX), BX
 	VMOVD        BX, X8
 	VCVTPH2PS    X8, X8
@@ -5524,7 +5554,7 @@ loop108:
 	SUBQ         $-128, AX
 	ADDQ         $0x22, CX
 	DECQ         DX
-	JNZ          loop108
+	JNZ          loop114
 	VZEROUPPER
 	RET
 
@@ -5538,7 +5568,7 @@ TEXT ·ScaleLevelsAVX512(SB), NOSPLIT, $0-44
 	MOVQ         runs+32(FP), SI
 	VBROADCASTSS bias+40(FP), Z4
 
-loop109:
+loop115:
 	VPMOVZXBD    (CX), Z0
 	VPSUBD       Z4, Z0, Z0
 	VCVTDQ2PS    Z0, Z0
@@ -5552,7 +5582,7 @@ loop109:
 	ADDQ         $0x04, DX
 	ADDQ         $0x04, BX
 	DECQ         SI
-	JNZ          loop109
+	JNZ          loop115
 	VZEROUPPER
 	RET
 
@@ -5567,7 +5597,7 @@ TEXT ·RoundLevelsAVX512(SB), NOSPLIT, $0-32
 	VMOVUPS bits3effffff<>+0(SB), Z30
 	VMOVUPS bits00000001<>+0(SB), Z29
 
-loop110:
+loop116:
 	VBROADCASTSS (DX), Z4
 	VMULPS       (CX), Z4, Z0
 	VANDPS       Z31, Z0, Z4
@@ -5580,7 +5610,7 @@ loop110:
 	ADDQ         $0x40, CX
 	ADDQ         $0x04, DX
 	DECQ         BX
-	JNZ          loop110
+	JNZ          loop116
 	VZEROUPPER
 	RET
 
@@ -5592,7 +5622,7 @@ TEXT ·MagnitudesAVX512(SB), NOSPLIT, $0-24
 	MOVQ    runs+16(FP), DX
 	VMOVUPS bits7fffffff<>+0(SB), Z31
 
-loop111:
+loop117:
 	VMOVUPS       (CX), Z0
 	VANDPS        Z31, Z0, Z0
 	VEXTRACTF64X4 $0x01, Z0, Y4
@@ -5607,7 +5637,7 @@ loop111:
 	ADDQ          $0x04, AX
 	ADDQ          $0x40, CX
 	DECQ          DX
-	JNZ           loop111
+	JNZ           loop117
 	VZEROUPPER
 	RET
 
@@ -5620,7 +5650,7 @@ TEXT ·NearestFP4AVX512(SB), NOSPLIT, $0-32
 	MOVQ    runs+24(FP), BX
 	VMOVUPS bits7fffffff<>+0(SB), Z31
 
-loop112:
+loop118:
 	VMOVUPS      (CX), Z2
 	VBROADCASTSS (DX), Z3
 	VPXORD       Z0, Z0, Z0
@@ -5738,7 +5768,7 @@ loop112:
 	ADDQ         $0x40, CX
 	ADDQ         $0x04, DX
 	DECQ         BX
-	JNZ          loop112
+	JNZ          loop118
 	VZEROUPPER
 	RET
 
@@ -6201,7 +6231,7 @@ TEXT ·ValuesFP4AVX512(SB), NOSPLIT, $0-32
 	MOVQ    runs+24(FP), BX
 	VMOVDQU fp4<>+0(SB), X11
 
-loop113:
+loop119:
 	VMOVDQU      (CX), X5
 	VPSHUFB      X5, X11, X5
 	VPMOVSXBD    X5, Z0
@@ -6213,7 +6243,7 @@ loop113:
 	ADDQ         $0x10, CX
 	ADDQ         $0x04, DX
 	DECQ         BX
-	JNZ          loop113
+	JNZ          loop119
 	VZEROUPPER
 	RET
 
@@ -6597,11 +6627,16 @@ loop8:
 	VMULPS    Y8, Y4, Y13
 	VSUBPS    Y13, Y12, Y12
 	VDIVPS    Y10, Y12, Y12
-	VDIVPS    Y6, Y8, Y13
 	VXORPS    Y15, Y15, Y15
 	VCMPPS    $0x1e, Y15, Y12, Y14
+	VMOVMSKPS Y14, R9
+	TESTL     R9, R9
+	JZ        below9
+	VDIVPS    Y6, Y8, Y13
 	VBLENDVPS Y14, Y13, Y11, Y11
 	VBLENDVPS Y14, Y15, Y12, Y12
+
+below9:
 	VMOVAPS   Y11, Y4
 	VMOVAPS   Y12, Y2
 	VMOVUPS   544(BX), Y11
@@ -6618,18 +6653,23 @@ loop8:
 	VMULPS    Y9, Y5, Y13
 	VSUBPS    Y13, Y12, Y12
 	VDIVPS    Y10, Y12, Y12
-	VDIVPS    Y7, Y9, Y13
 	VXORPS    Y15, Y15, Y15
 	VCMPPS    $0x1e, Y15, Y12, Y14
+	VMOVMSKPS Y14, R9
+	TESTL     R9, R9
+	JZ        below10
+	VDIVPS    Y7, Y9, Y13
 	VBLENDVPS Y14, Y13, Y11, Y11
 	VBLENDVPS Y14, Y15, Y12, Y12
-	VMOVAPS   Y11, Y5
-	VMOVAPS   Y12, Y3
-	VXORPS    Y6, Y6, Y6
-	VXORPS    Y7, Y7, Y7
-	XORQ      R9, R9
 
-loop9:
+below10:
+	VMOVAPS Y11, Y5
+	VMOVAPS Y12, Y3
+	VXORPS  Y6, Y6, Y6
+	VXORPS  Y7, Y7, Y7
+	XORQ    R9, R9
+
+loop11:
 	VMULPS    (DX)(R9*1), Y4, Y10
 	VADDPS    Y2, Y10, Y10
 	VSUBPS    (AX)(R9*1), Y10, Y10
@@ -6644,7 +6684,7 @@ loop9:
 	VADDPS    Y11, Y7, Y7
 	ADDQ      $0x00000040, R9
 	CMPQ      R9, SI
-	JB        loop9
+	JB        loop11
 	VMOVUPS   1280(BX), Y12
 	VCMPPS    $0x11, Y12, Y6, Y10
 	VXORPS    Y14, Y14, Y14
@@ -6744,7 +6784,7 @@ TEXT ·SearchMinimumByMagnitudeAVX2(SB), NOSPLIT, $0-40
 	VMOVAPS Y7, Y9
 	XORQ    DI, DI
 
-loop10:
+loop12:
 	VMOVUPS (AX)(DI*1), Y10
 	VMINPS  Y2, Y10, Y2
 	VMAXPS  Y4, Y10, Y4
@@ -6763,7 +6803,7 @@ loop10:
 	VADDPS  Y13, Y9, Y9
 	ADDQ    $0x00000040, DI
 	CMPQ    DI, SI
-	JB      loop10
+	JB      loop12
 	VXORPS  Y10, Y10, Y10
 	VMINPS  Y2, Y10, Y2
 	VMOVUPS Y2, 128(BX)
@@ -6804,7 +6844,7 @@ loop10:
 	VMOVUPS Y9, 672(BX)
 	XORQ    DI, DI
 
-loop11:
+loop13:
 	VMOVUPS (AX)(DI*1), Y10
 	VSUBPS  Y2, Y10, Y10
 	VMULPS  Y0, Y10, Y10
@@ -6823,7 +6863,7 @@ loop11:
 	VMOVUPS Y11, 32(DX)(DI*1)
 	ADDQ    $0x00000040, DI
 	CMPQ    DI, SI
-	JB      loop11
+	JB      loop13
 	VMOVUPS bits3f800000<>+0(SB), Y4
 	VDIVPS  Y0, Y4, Y4
 	VMOVUPS Y4, (BX)
@@ -6834,7 +6874,7 @@ loop11:
 	VXORPS  Y7, Y7, Y7
 	XORQ    DI, DI
 
-loop12:
+loop14:
 	VMULPS  (DX)(DI*1), Y4, Y10
 	VADDPS  Y2, Y10, Y10
 	VSUBPS  (AX)(DI*1), Y10, Y10
@@ -6849,13 +6889,13 @@ loop12:
 	VADDPS  Y11, Y7, Y7
 	ADDQ    $0x00000040, DI
 	CMPQ    DI, SI
-	JB      loop12
+	JB      loop14
 	VMOVUPS Y6, 1280(BX)
 	VMOVUPS Y7, 1312(BX)
 	LEAQ    1672(BX), DI
 	MOVQ    1664(BX), R8
 
-step13:
+step15:
 	VMOVUPS      128(BX), Y2
 	VMOVUPS      896(BX), Y10
 	VSUBPS       Y2, Y10, Y10
@@ -6894,7 +6934,7 @@ step13:
 	VXORPS       Y9, Y9, Y9
 	XORQ         R9, R9
 
-loop14:
+loop16:
 	VMOVUPS   (AX)(R9*1), Y11
 	VSUBPS    Y2, Y11, Y10
 	VMULPS    Y0, Y10, Y10
@@ -6925,7 +6965,7 @@ loop14:
 	VADDPS    Y13, Y7, Y7
 	ADDQ      $0x00000040, R9
 	CMPQ      R9, SI
-	JB        loop14
+	JB        loop16
 	VMOVUPS   512(BX), Y11
 	VMULPS    Y6, Y11, Y10
 	VMULPS    Y4, Y4, Y13
@@ -6940,11 +6980,16 @@ loop14:
 	VMULPS    Y8, Y4, Y13
 	VSUBPS    Y13, Y12, Y12
 	VDIVPS    Y10, Y12, Y12
-	VDIVPS    Y6, Y8, Y13
 	VXORPS    Y15, Y15, Y15
 	VCMPPS    $0x1e, Y15, Y12, Y14
+	VMOVMSKPS Y14, R9
+	TESTL     R9, R9
+	JZ        below17
+	VDIVPS    Y6, Y8, Y13
 	VBLENDVPS Y14, Y13, Y11, Y11
 	VBLENDVPS Y14, Y15, Y12, Y12
+
+below17:
 	VMOVAPS   Y11, Y4
 	VMOVAPS   Y12, Y2
 	VMOVUPS   544(BX), Y11
@@ -6961,18 +7006,23 @@ loop14:
 	VMULPS    Y9, Y5, Y13
 	VSUBPS    Y13, Y12, Y12
 	VDIVPS    Y10, Y12, Y12
-	VDIVPS    Y7, Y9, Y13
 	VXORPS    Y15, Y15, Y15
 	VCMPPS    $0x1e, Y15, Y12, Y14
+	VMOVMSKPS Y14, R9
+	TESTL     R9, R9
+	JZ        below18
+	VDIVPS    Y7, Y9, Y13
 	VBLENDVPS Y14, Y13, Y11, Y11
 	VBLENDVPS Y14, Y15, Y12, Y12
-	VMOVAPS   Y11, Y5
-	VMOVAPS   Y12, Y3
-	VXORPS    Y6, Y6, Y6
-	VXORPS    Y7, Y7, Y7
-	XORQ      R9, R9
 
-loop15:
+below18:
+	VMOVAPS Y11, Y5
+	VMOVAPS Y12, Y3
+	VXORPS  Y6, Y6, Y6
+	VXORPS  Y7, Y7, Y7
+	XORQ    R9, R9
+
+loop19:
 	VMULPS    (DX)(R9*1), Y4, Y10
 	VADDPS    Y2, Y10, Y10
 	VSUBPS    (AX)(R9*1), Y10, Y10
@@ -6987,7 +7037,7 @@ loop15:
 	VADDPS    Y11, Y7, Y7
 	ADDQ      $0x00000040, R9
 	CMPQ      R9, SI
-	JB        loop15
+	JB        loop19
 	VMOVUPS   1280(BX), Y12
 	VCMPPS    $0x11, Y12, Y6, Y10
 	VXORPS    Y14, Y14, Y14
@@ -7032,7 +7082,7 @@ loop15:
 	VMOVUPS   Y12, 288(BX)
 	ADDQ      $0x04, DI
 	DECQ      R8
-	JNZ       step13
+	JNZ       step15
 	VMOVUPS   1024(BX), Y1
 	VMOVUPS   896(BX), Y2
 	VCMPPS    $0x00, Y1, Y2, Y0
@@ -7087,7 +7137,7 @@ TEXT ·SearchMinimumWeightedAVX2(SB), NOSPLIT, $0-40
 	VMOVAPS Y7, Y9
 	XORQ    DI, DI
 
-loop16:
+loop20:
 	VMOVUPS (AX)(DI*1), Y10
 	VMINPS  Y2, Y10, Y2
 	VMAXPS  Y4, Y10, Y4
@@ -7104,7 +7154,7 @@ loop16:
 	VADDPS  Y13, Y9, Y9
 	ADDQ    $0x00000040, DI
 	CMPQ    DI, SI
-	JB      loop16
+	JB      loop20
 	VXORPS  Y10, Y10, Y10
 	VMINPS  Y2, Y10, Y2
 	VMOVUPS Y2, 128(BX)
@@ -7145,7 +7195,7 @@ loop16:
 	VMOVUPS Y9, 672(BX)
 	XORQ    DI, DI
 
-loop17:
+loop21:
 	VMOVUPS (AX)(DI*1), Y10
 	VSUBPS  Y2, Y10, Y10
 	VMULPS  Y0, Y10, Y10
@@ -7164,7 +7214,7 @@ loop17:
 	VMOVUPS Y11, 32(DX)(DI*1)
 	ADDQ    $0x00000040, DI
 	CMPQ    DI, SI
-	JB      loop17
+	JB      loop21
 	VMOVUPS bits3f800000<>+0(SB), Y4
 	VDIVPS  Y0, Y4, Y4
 	VMOVUPS Y4, (BX)
@@ -7175,7 +7225,7 @@ loop17:
 	VXORPS  Y7, Y7, Y7
 	XORQ    DI, DI
 
-loop18:
+loop22:
 	VMULPS  (DX)(DI*1), Y4, Y10
 	VADDPS  Y2, Y10, Y10
 	VSUBPS  (AX)(DI*1), Y10, Y10
@@ -7190,13 +7240,13 @@ loop18:
 	VADDPS  Y11, Y7, Y7
 	ADDQ    $0x00000040, DI
 	CMPQ    DI, SI
-	JB      loop18
+	JB      loop22
 	VMOVUPS Y6, 1280(BX)
 	VMOVUPS Y7, 1312(BX)
 	LEAQ    1672(BX), DI
 	MOVQ    1664(BX), R8
 
-step19:
+step23:
 	VMOVUPS      128(BX), Y2
 	VMOVUPS      896(BX), Y10
 	VSUBPS       Y2, Y10, Y10
@@ -7235,7 +7285,7 @@ step19:
 	VXORPS       Y9, Y9, Y9
 	XORQ         R9, R9
 
-loop20:
+loop24:
 	VMOVUPS   (AX)(R9*1), Y11
 	VSUBPS    Y2, Y11, Y10
 	VMULPS    Y0, Y10, Y10
@@ -7266,7 +7316,7 @@ loop20:
 	VADDPS    Y13, Y7, Y7
 	ADDQ      $0x00000040, R9
 	CMPQ      R9, SI
-	JB        loop20
+	JB        loop24
 	VMOVUPS   512(BX), Y11
 	VMULPS    Y6, Y11, Y10
 	VMULPS    Y4, Y4, Y13
@@ -7281,11 +7331,16 @@ loop20:
 	VMULPS    Y8, Y4, Y13
 	VSUBPS    Y13, Y12, Y12
 	VDIVPS    Y10, Y12, Y12
-	VDIVPS    Y6, Y8, Y13
 	VXORPS    Y15, Y15, Y15
 	VCMPPS    $0x1e, Y15, Y12, Y14
+	VMOVMSKPS Y14, R9
+	TESTL     R9, R9
+	JZ        below25
+	VDIVPS    Y6, Y8, Y13
 	VBLENDVPS Y14, Y13, Y11, Y11
 	VBLENDVPS Y14, Y15, Y12, Y12
+
+below25:
 	VMOVAPS   Y11, Y4
 	VMOVAPS   Y12, Y2
 	VMOVUPS   544(BX), Y11
@@ -7302,18 +7357,23 @@ loop20:
 	VMULPS    Y9, Y5, Y13
 	VSUBPS    Y13, Y12, Y12
 	VDIVPS    Y10, Y12, Y12
-	VDIVPS    Y7, Y9, Y13
 	VXORPS    Y15, Y15, Y15
 	VCMPPS    $0x1e, Y15, Y12, Y14
+	VMOVMSKPS Y14, R9
+	TESTL     R9, R9
+	JZ        below26
+	VDIVPS    Y7, Y9, Y13
 	VBLENDVPS Y14, Y13, Y11, Y11
 	VBLENDVPS Y14, Y15, Y12, Y12
-	VMOVAPS   Y11, Y5
-	VMOVAPS   Y12, Y3
-	VXORPS    Y6, Y6, Y6
-	VXORPS    Y7, Y7, Y7
-	XORQ      R9, R9
 
-loop21:
+below26:
+	VMOVAPS Y11, Y5
+	VMOVAPS Y12, Y3
+	VXORPS  Y6, Y6, Y6
+	VXORPS  Y7, Y7, Y7
+	XORQ    R9, R9
+
+loop27:
 	VMULPS    (DX)(R9*1), Y4, Y10
 	VADDPS    Y2, Y10, Y10
 	VSUBPS    (AX)(R9*1), Y10, Y10
@@ -7328,7 +7388,7 @@ loop21:
 	VADDPS    Y11, Y7, Y7
 	ADDQ      $0x00000040, R9
 	CMPQ      R9, SI
-	JB        loop21
+	JB        loop27
 	VMOVUPS   1280(BX), Y12
 	VCMPPS    $0x11, Y12, Y6, Y10
 	VXORPS    Y14, Y14, Y14
@@ -7373,7 +7433,7 @@ loop21:
 	VMOVUPS   Y12, 288(BX)
 	ADDQ      $0x04, DI
 	DECQ      R8
-	JNZ       step19
+	JNZ       step23
 	VMOVUPS   1024(BX), Y1
 	VMOVUPS   896(BX), Y2
 	VCMPPS    $0x00, Y1, Y2, Y0
@@ -7425,7 +7485,7 @@ TEXT ·SearchScaleBySquareAVX2(SB), NOSPLIT, $0-48
 	VXORPS Y6, Y6, Y6
 	XORQ   R8, R8
 
-loop22:
+loop28:
 	VMOVUPS   (AX)(R8*1), Y7
 	VANDPS    bits7fffffff<>+0(SB), Y7, Y8
 	VCMPPS    $0x1e, Y4, Y8, Y9
@@ -7440,7 +7500,7 @@ loop22:
 	VADDPS    Y8, Y6, Y6
 	ADDQ      $0x00000040, R8
 	CMPQ      R8, SI
-	JB        loop22
+	JB        loop28
 	VMOVUPS   Y5, 256(BX)
 	VMOVUPS   Y6, 384(BX)
 	VMOVUPS   512(BX), Y8
@@ -7450,7 +7510,7 @@ loop22:
 	VXORPS    Y5, Y5, Y5
 	XORQ      R8, R8
 
-loop23:
+loop29:
 	VMULPS       (AX)(R8*1), Y8, Y10
 	VADDPS       bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS       bits4b400000<>+0(SB), Y10, Y10
@@ -7462,7 +7522,7 @@ loop23:
 	VADDPS       Y10, Y5, Y5
 	ADDQ         $0x00000040, R8
 	CMPQ         R8, SI
-	JB           loop23
+	JB           loop29
 	VDIVPS       Y5, Y4, Y1
 	VXORPS       Y6, Y6, Y6
 	VCMPPS       $0x00, Y6, Y5, Y7
@@ -7478,7 +7538,7 @@ loop23:
 	VXORPS       Y7, Y7, Y7
 	XORQ         R8, R8
 
-loop24:
+loop30:
 	VMULPS       (AX)(R8*1), Y8, Y10
 	VADDPS       bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS       bits4b400000<>+0(SB), Y10, Y10
@@ -7497,7 +7557,7 @@ loop24:
 	VADDPS       Y12, Y7, Y7
 	ADDQ         $0x00000040, R8
 	CMPQ         R8, SI
-	JB           loop24
+	JB           loop30
 	VMULPS       Y4, Y4, Y10
 	VMULPS       Y5, Y2, Y13
 	VCMPPS       $0x1e, Y13, Y10, Y11
@@ -7530,7 +7590,7 @@ loop24:
 	VXORPS       Y7, Y7, Y7
 	XORQ         R8, R8
 
-loop25:
+loop31:
 	VMULPS       (AX)(R8*1), Y8, Y10
 	VADDPS       bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS       bits4b400000<>+0(SB), Y10, Y10
@@ -7549,7 +7609,7 @@ loop25:
 	VADDPS       Y12, Y7, Y7
 	ADDQ         $0x00000040, R8
 	CMPQ         R8, SI
-	JB           loop25
+	JB           loop31
 	VMULPS       Y4, Y4, Y10
 	VMULPS       Y5, Y2, Y13
 	VCMPPS       $0x1e, Y13, Y10, Y11
@@ -7582,7 +7642,7 @@ loop25:
 	VXORPS       Y7, Y7, Y7
 	XORQ         R8, R8
 
-loop26:
+loop32:
 	VMULPS       (AX)(R8*1), Y8, Y10
 	VADDPS       bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS       bits4b400000<>+0(SB), Y10, Y10
@@ -7603,7 +7663,7 @@ loop26:
 	VADDPS       Y12, Y7, Y7
 	ADDQ         $0x00000040, R8
 	CMPQ         R8, SI
-	JB           loop26
+	JB           loop32
 	VMULPS       Y4, Y4, Y10
 	VMULPS       Y5, Y2, Y13
 	VCMPPS       $0x1e, Y13, Y10, Y11
@@ -7636,7 +7696,7 @@ loop26:
 	VXORPS       Y7, Y7, Y7
 	XORQ         R8, R8
 
-loop27:
+loop33:
 	VMULPS       (AX)(R8*1), Y8, Y10
 	VADDPS       bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS       bits4b400000<>+0(SB), Y10, Y10
@@ -7657,7 +7717,7 @@ loop27:
 	VADDPS       Y12, Y7, Y7
 	ADDQ         $0x00000040, R8
 	CMPQ         R8, SI
-	JB           loop27
+	JB           loop33
 	VMULPS       Y4, Y4, Y10
 	VMULPS       Y5, Y2, Y13
 	VCMPPS       $0x1e, Y13, Y10, Y11
@@ -7690,7 +7750,7 @@ loop27:
 	VXORPS       Y7, Y7, Y7
 	XORQ         R8, R8
 
-loop28:
+loop34:
 	VMULPS       (AX)(R8*1), Y8, Y10
 	VADDPS       bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS       bits4b400000<>+0(SB), Y10, Y10
@@ -7711,7 +7771,7 @@ loop28:
 	VADDPS       Y12, Y7, Y7
 	ADDQ         $0x00000040, R8
 	CMPQ         R8, SI
-	JB           loop28
+	JB           loop34
 	VMULPS       Y4, Y4, Y10
 	VMULPS       Y5, Y2, Y13
 	VCMPPS       $0x1e, Y13, Y10, Y11
@@ -7744,7 +7804,7 @@ loop28:
 	VXORPS       Y7, Y7, Y7
 	XORQ         R8, R8
 
-loop29:
+loop35:
 	VMULPS       (AX)(R8*1), Y8, Y10
 	VADDPS       bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS       bits4b400000<>+0(SB), Y10, Y10
@@ -7765,7 +7825,7 @@ loop29:
 	VADDPS       Y12, Y7, Y7
 	ADDQ         $0x00000040, R8
 	CMPQ         R8, SI
-	JB           loop29
+	JB           loop35
 	VMULPS       Y4, Y4, Y10
 	VMULPS       Y5, Y2, Y13
 	VCMPPS       $0x1e, Y13, Y10, Y11
@@ -7798,7 +7858,7 @@ loop29:
 	VXORPS       Y7, Y7, Y7
 	XORQ         R8, R8
 
-loop30:
+loop36:
 	VMULPS       (AX)(R8*1), Y8, Y10
 	VADDPS       bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS       bits4b400000<>+0(SB), Y10, Y10
@@ -7820,7 +7880,7 @@ loop30:
 	VADDPS       Y12, Y7, Y7
 	ADDQ         $0x00000040, R8
 	CMPQ         R8, SI
-	JB           loop30
+	JB           loop36
 	VMULPS       Y4, Y4, Y10
 	VMULPS       Y5, Y2, Y13
 	VCMPPS       $0x1e, Y13, Y10, Y11
@@ -7853,7 +7913,7 @@ loop30:
 	VXORPS       Y7, Y7, Y7
 	XORQ         R8, R8
 
-loop31:
+loop37:
 	VMULPS       (AX)(R8*1), Y8, Y10
 	VADDPS       bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS       bits4b400000<>+0(SB), Y10, Y10
@@ -7876,7 +7936,7 @@ loop31:
 	VADDPS       Y12, Y7, Y7
 	ADDQ         $0x00000040, R8
 	CMPQ         R8, SI
-	JB           loop31
+	JB           loop37
 	VMULPS       Y4, Y4, Y10
 	VMULPS       Y5, Y2, Y13
 	VCMPPS       $0x1e, Y13, Y10, Y11
@@ -7909,7 +7969,7 @@ loop31:
 	VXORPS       Y7, Y7, Y7
 	XORQ         R8, R8
 
-loop32:
+loop38:
 	VMULPS    (AX)(R8*1), Y8, Y10
 	VADDPS    bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS    bits4b400000<>+0(SB), Y10, Y10
@@ -7932,7 +7992,7 @@ loop32:
 	VADDPS    Y12, Y7, Y7
 	ADDQ      $0x00000040, R8
 	CMPQ      R8, SI
-	JB        loop32
+	JB        loop38
 	VMULPS    Y4, Y4, Y10
 	VMULPS    Y5, Y2, Y13
 	VCMPPS    $0x1e, Y13, Y10, Y11
@@ -7971,7 +8031,7 @@ loop32:
 	VXORPS    Y6, Y6, Y6
 	XORQ      DI, DI
 
-loop33:
+loop39:
 	VMOVUPS   32(AX)(DI*1), Y7
 	VANDPS    bits7fffffff<>+0(SB), Y7, Y8
 	VCMPPS    $0x1e, Y4, Y8, Y9
@@ -7986,7 +8046,7 @@ loop33:
 	VADDPS    Y8, Y6, Y6
 	ADDQ      $0x00000040, DI
 	CMPQ      DI, SI
-	JB        loop33
+	JB        loop39
 	VMOVUPS   Y5, 288(BX)
 	VMOVUPS   Y6, 416(BX)
 	VMOVUPS   512(BX), Y8
@@ -7996,7 +8056,7 @@ loop33:
 	VXORPS    Y5, Y5, Y5
 	XORQ      DI, DI
 
-loop34:
+loop40:
 	VMULPS       32(AX)(DI*1), Y8, Y10
 	VADDPS       bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS       bits4b400000<>+0(SB), Y10, Y10
@@ -8008,7 +8068,7 @@ loop34:
 	VADDPS       Y10, Y5, Y5
 	ADDQ         $0x00000040, DI
 	CMPQ         DI, SI
-	JB           loop34
+	JB           loop40
 	VDIVPS       Y5, Y4, Y1
 	VXORPS       Y6, Y6, Y6
 	VCMPPS       $0x00, Y6, Y5, Y7
@@ -8024,7 +8084,7 @@ loop34:
 	VXORPS       Y7, Y7, Y7
 	XORQ         DI, DI
 
-loop35:
+loop41:
 	VMULPS       32(AX)(DI*1), Y8, Y10
 	VADDPS       bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS       bits4b400000<>+0(SB), Y10, Y10
@@ -8043,7 +8103,7 @@ loop35:
 	VADDPS       Y12, Y7, Y7
 	ADDQ         $0x00000040, DI
 	CMPQ         DI, SI
-	JB           loop35
+	JB           loop41
 	VMULPS       Y4, Y4, Y10
 	VMULPS       Y5, Y2, Y13
 	VCMPPS       $0x1e, Y13, Y10, Y11
@@ -8076,7 +8136,7 @@ loop35:
 	VXORPS       Y7, Y7, Y7
 	XORQ         DI, DI
 
-loop36:
+loop42:
 	VMULPS       32(AX)(DI*1), Y8, Y10
 	VADDPS       bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS       bits4b400000<>+0(SB), Y10, Y10
@@ -8095,7 +8155,7 @@ loop36:
 	VADDPS       Y12, Y7, Y7
 	ADDQ         $0x00000040, DI
 	CMPQ         DI, SI
-	JB           loop36
+	JB           loop42
 	VMULPS       Y4, Y4, Y10
 	VMULPS       Y5, Y2, Y13
 	VCMPPS       $0x1e, Y13, Y10, Y11
@@ -8128,7 +8188,7 @@ loop36:
 	VXORPS       Y7, Y7, Y7
 	XORQ         DI, DI
 
-loop37:
+loop43:
 	VMULPS       32(AX)(DI*1), Y8, Y10
 	VADDPS       bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS       bits4b400000<>+0(SB), Y10, Y10
@@ -8149,7 +8209,7 @@ loop37:
 	VADDPS       Y12, Y7, Y7
 	ADDQ         $0x00000040, DI
 	CMPQ         DI, SI
-	JB           loop37
+	JB           loop43
 	VMULPS       Y4, Y4, Y10
 	VMULPS       Y5, Y2, Y13
 	VCMPPS       $0x1e, Y13, Y10, Y11
@@ -8182,7 +8242,7 @@ loop37:
 	VXORPS       Y7, Y7, Y7
 	XORQ         DI, DI
 
-loop38:
+loop44:
 	VMULPS       32(AX)(DI*1), Y8, Y10
 	VADDPS       bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS       bits4b400000<>+0(SB), Y10, Y10
@@ -8203,7 +8263,7 @@ loop38:
 	VADDPS       Y12, Y7, Y7
 	ADDQ         $0x00000040, DI
 	CMPQ         DI, SI
-	JB           loop38
+	JB           loop44
 	VMULPS       Y4, Y4, Y10
 	VMULPS       Y5, Y2, Y13
 	VCMPPS       $0x1e, Y13, Y10, Y11
@@ -8236,7 +8296,7 @@ loop38:
 	VXORPS       Y7, Y7, Y7
 	XORQ         DI, DI
 
-loop39:
+loop45:
 	VMULPS       32(AX)(DI*1), Y8, Y10
 	VADDPS       bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS       bits4b400000<>+0(SB), Y10, Y10
@@ -8257,7 +8317,7 @@ loop39:
 	VADDPS       Y12, Y7, Y7
 	ADDQ         $0x00000040, DI
 	CMPQ         DI, SI
-	JB           loop39
+	JB           loop45
 	VMULPS       Y4, Y4, Y10
 	VMULPS       Y5, Y2, Y13
 	VCMPPS       $0x1e, Y13, Y10, Y11
@@ -8290,7 +8350,7 @@ loop39:
 	VXORPS       Y7, Y7, Y7
 	XORQ         DI, DI
 
-loop40:
+loop46:
 	VMULPS       32(AX)(DI*1), Y8, Y10
 	VADDPS       bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS       bits4b400000<>+0(SB), Y10, Y10
@@ -8311,7 +8371,7 @@ loop40:
 	VADDPS       Y12, Y7, Y7
 	ADDQ         $0x00000040, DI
 	CMPQ         DI, SI
-	JB           loop40
+	JB           loop46
 	VMULPS       Y4, Y4, Y10
 	VMULPS       Y5, Y2, Y13
 	VCMPPS       $0x1e, Y13, Y10, Y11
@@ -8344,7 +8404,7 @@ loop40:
 	VXORPS       Y7, Y7, Y7
 	XORQ         DI, DI
 
-loop41:
+loop47:
 	VMULPS       32(AX)(DI*1), Y8, Y10
 	VADDPS       bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS       bits4b400000<>+0(SB), Y10, Y10
@@ -8366,7 +8426,7 @@ loop41:
 	VADDPS       Y12, Y7, Y7
 	ADDQ         $0x00000040, DI
 	CMPQ         DI, SI
-	JB           loop41
+	JB           loop47
 	VMULPS       Y4, Y4, Y10
 	VMULPS       Y5, Y2, Y13
 	VCMPPS       $0x1e, Y13, Y10, Y11
@@ -8399,7 +8459,7 @@ loop41:
 	VXORPS       Y7, Y7, Y7
 	XORQ         DI, DI
 
-loop42:
+loop48:
 	VMULPS       32(AX)(DI*1), Y8, Y10
 	VADDPS       bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS       bits4b400000<>+0(SB), Y10, Y10
@@ -8422,7 +8482,7 @@ loop42:
 	VADDPS       Y12, Y7, Y7
 	ADDQ         $0x00000040, DI
 	CMPQ         DI, SI
-	JB           loop42
+	JB           loop48
 	VMULPS       Y4, Y4, Y10
 	VMULPS       Y5, Y2, Y13
 	VCMPPS       $0x1e, Y13, Y10, Y11
@@ -8455,7 +8515,7 @@ loop42:
 	VXORPS       Y7, Y7, Y7
 	XORQ         DI, DI
 
-loop43:
+loop49:
 	VMULPS    32(AX)(DI*1), Y8, Y10
 	VADDPS    bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS    bits4b400000<>+0(SB), Y10, Y10
@@ -8478,7 +8538,7 @@ loop43:
 	VADDPS    Y12, Y7, Y7
 	ADDQ      $0x00000040, DI
 	CMPQ      DI, SI
-	JB        loop43
+	JB        loop49
 	VMULPS    Y4, Y4, Y10
 	VMULPS    Y5, Y2, Y13
 	VCMPPS    $0x1e, Y13, Y10, Y11
@@ -8530,7 +8590,7 @@ TEXT ·SearchScaleWeightedAVX2(SB), NOSPLIT, $0-48
 	VXORPS Y6, Y6, Y6
 	XORQ   R8, R8
 
-loop44:
+loop50:
 	VMOVUPS   (AX)(R8*1), Y7
 	VANDPS    bits7fffffff<>+0(SB), Y7, Y8
 	VCMPPS    $0x1e, Y4, Y8, Y9
@@ -8544,7 +8604,7 @@ loop44:
 	VADDPS    Y8, Y6, Y6
 	ADDQ      $0x00000040, R8
 	CMPQ      R8, SI
-	JB        loop44
+	JB        loop50
 	VMOVUPS   Y5, 256(BX)
 	VMOVUPS   Y6, 384(BX)
 	VMOVUPS   512(BX), Y8
@@ -8554,7 +8614,7 @@ loop44:
 	VXORPS    Y5, Y5, Y5
 	XORQ      R8, R8
 
-loop45:
+loop51:
 	VMULPS       (AX)(R8*1), Y8, Y10
 	VADDPS       bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS       bits4b400000<>+0(SB), Y10, Y10
@@ -8566,7 +8626,7 @@ loop45:
 	VADDPS       Y10, Y5, Y5
 	ADDQ         $0x00000040, R8
 	CMPQ         R8, SI
-	JB           loop45
+	JB           loop51
 	VDIVPS       Y5, Y4, Y1
 	VXORPS       Y6, Y6, Y6
 	VCMPPS       $0x00, Y6, Y5, Y7
@@ -8582,7 +8642,7 @@ loop45:
 	VXORPS       Y7, Y7, Y7
 	XORQ         R8, R8
 
-loop46:
+loop52:
 	VMULPS       (AX)(R8*1), Y8, Y10
 	VADDPS       bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS       bits4b400000<>+0(SB), Y10, Y10
@@ -8601,7 +8661,7 @@ loop46:
 	VADDPS       Y12, Y7, Y7
 	ADDQ         $0x00000040, R8
 	CMPQ         R8, SI
-	JB           loop46
+	JB           loop52
 	VMULPS       Y4, Y4, Y10
 	VMULPS       Y5, Y2, Y13
 	VCMPPS       $0x1e, Y13, Y10, Y11
@@ -8634,7 +8694,7 @@ loop46:
 	VXORPS       Y7, Y7, Y7
 	XORQ         R8, R8
 
-loop47:
+loop53:
 	VMULPS       (AX)(R8*1), Y8, Y10
 	VADDPS       bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS       bits4b400000<>+0(SB), Y10, Y10
@@ -8653,7 +8713,7 @@ loop47:
 	VADDPS       Y12, Y7, Y7
 	ADDQ         $0x00000040, R8
 	CMPQ         R8, SI
-	JB           loop47
+	JB           loop53
 	VMULPS       Y4, Y4, Y10
 	VMULPS       Y5, Y2, Y13
 	VCMPPS       $0x1e, Y13, Y10, Y11
@@ -8686,7 +8746,7 @@ loop47:
 	VXORPS       Y7, Y7, Y7
 	XORQ         R8, R8
 
-loop48:
+loop54:
 	VMULPS       (AX)(R8*1), Y8, Y10
 	VADDPS       bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS       bits4b400000<>+0(SB), Y10, Y10
@@ -8707,7 +8767,7 @@ loop48:
 	VADDPS       Y12, Y7, Y7
 	ADDQ         $0x00000040, R8
 	CMPQ         R8, SI
-	JB           loop48
+	JB           loop54
 	VMULPS       Y4, Y4, Y10
 	VMULPS       Y5, Y2, Y13
 	VCMPPS       $0x1e, Y13, Y10, Y11
@@ -8740,7 +8800,7 @@ loop48:
 	VXORPS       Y7, Y7, Y7
 	XORQ         R8, R8
 
-loop49:
+loop55:
 	VMULPS       (AX)(R8*1), Y8, Y10
 	VADDPS       bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS       bits4b400000<>+0(SB), Y10, Y10
@@ -8761,7 +8821,7 @@ loop49:
 	VADDPS       Y12, Y7, Y7
 	ADDQ         $0x00000040, R8
 	CMPQ         R8, SI
-	JB           loop49
+	JB           loop55
 	VMULPS       Y4, Y4, Y10
 	VMULPS       Y5, Y2, Y13
 	VCMPPS       $0x1e, Y13, Y10, Y11
@@ -8794,7 +8854,7 @@ loop49:
 	VXORPS       Y7, Y7, Y7
 	XORQ         R8, R8
 
-loop50:
+loop56:
 	VMULPS       (AX)(R8*1), Y8, Y10
 	VADDPS       bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS       bits4b400000<>+0(SB), Y10, Y10
@@ -8815,7 +8875,7 @@ loop50:
 	VADDPS       Y12, Y7, Y7
 	ADDQ         $0x00000040, R8
 	CMPQ         R8, SI
-	JB           loop50
+	JB           loop56
 	VMULPS       Y4, Y4, Y10
 	VMULPS       Y5, Y2, Y13
 	VCMPPS       $0x1e, Y13, Y10, Y11
@@ -8848,7 +8908,7 @@ loop50:
 	VXORPS       Y7, Y7, Y7
 	XORQ         R8, R8
 
-loop51:
+loop57:
 	VMULPS       (AX)(R8*1), Y8, Y10
 	VADDPS       bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS       bits4b400000<>+0(SB), Y10, Y10
@@ -8869,7 +8929,7 @@ loop51:
 	VADDPS       Y12, Y7, Y7
 	ADDQ         $0x00000040, R8
 	CMPQ         R8, SI
-	JB           loop51
+	JB           loop57
 	VMULPS       Y4, Y4, Y10
 	VMULPS       Y5, Y2, Y13
 	VCMPPS       $0x1e, Y13, Y10, Y11
@@ -8902,7 +8962,7 @@ loop51:
 	VXORPS       Y7, Y7, Y7
 	XORQ         R8, R8
 
-loop52:
+loop58:
 	VMULPS       (AX)(R8*1), Y8, Y10
 	VADDPS       bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS       bits4b400000<>+0(SB), Y10, Y10
@@ -8924,7 +8984,7 @@ loop52:
 	VADDPS       Y12, Y7, Y7
 	ADDQ         $0x00000040, R8
 	CMPQ         R8, SI
-	JB           loop52
+	JB           loop58
 	VMULPS       Y4, Y4, Y10
 	VMULPS       Y5, Y2, Y13
 	VCMPPS       $0x1e, Y13, Y10, Y11
@@ -8957,7 +9017,7 @@ loop52:
 	VXORPS       Y7, Y7, Y7
 	XORQ         R8, R8
 
-loop53:
+loop59:
 	VMULPS       (AX)(R8*1), Y8, Y10
 	VADDPS       bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS       bits4b400000<>+0(SB), Y10, Y10
@@ -8980,7 +9040,7 @@ loop53:
 	VADDPS       Y12, Y7, Y7
 	ADDQ         $0x00000040, R8
 	CMPQ         R8, SI
-	JB           loop53
+	JB           loop59
 	VMULPS       Y4, Y4, Y10
 	VMULPS       Y5, Y2, Y13
 	VCMPPS       $0x1e, Y13, Y10, Y11
@@ -9013,7 +9073,7 @@ loop53:
 	VXORPS       Y7, Y7, Y7
 	XORQ         R8, R8
 
-loop54:
+loop60:
 	VMULPS    (AX)(R8*1), Y8, Y10
 	VADDPS    bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS    bits4b400000<>+0(SB), Y10, Y10
@@ -9036,7 +9096,7 @@ loop54:
 	VADDPS    Y12, Y7, Y7
 	ADDQ      $0x00000040, R8
 	CMPQ      R8, SI
-	JB        loop54
+	JB        loop60
 	VMULPS    Y4, Y4, Y10
 	VMULPS    Y5, Y2, Y13
 	VCMPPS    $0x1e, Y13, Y10, Y11
@@ -9075,7 +9135,7 @@ loop54:
 	VXORPS    Y6, Y6, Y6
 	XORQ      DI, DI
 
-loop55:
+loop61:
 	VMOVUPS   32(AX)(DI*1), Y7
 	VANDPS    bits7fffffff<>+0(SB), Y7, Y8
 	VCMPPS    $0x1e, Y4, Y8, Y9
@@ -9089,7 +9149,7 @@ loop55:
 	VADDPS    Y8, Y6, Y6
 	ADDQ      $0x00000040, DI
 	CMPQ      DI, SI
-	JB        loop55
+	JB        loop61
 	VMOVUPS   Y5, 288(BX)
 	VMOVUPS   Y6, 416(BX)
 	VMOVUPS   512(BX), Y8
@@ -9099,7 +9159,7 @@ loop55:
 	VXORPS    Y5, Y5, Y5
 	XORQ      DI, DI
 
-loop56:
+loop62:
 	VMULPS       32(AX)(DI*1), Y8, Y10
 	VADDPS       bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS       bits4b400000<>+0(SB), Y10, Y10
@@ -9111,7 +9171,7 @@ loop56:
 	VADDPS       Y10, Y5, Y5
 	ADDQ         $0x00000040, DI
 	CMPQ         DI, SI
-	JB           loop56
+	JB           loop62
 	VDIVPS       Y5, Y4, Y1
 	VXORPS       Y6, Y6, Y6
 	VCMPPS       $0x00, Y6, Y5, Y7
@@ -9127,7 +9187,7 @@ loop56:
 	VXORPS       Y7, Y7, Y7
 	XORQ         DI, DI
 
-loop57:
+loop63:
 	VMULPS       32(AX)(DI*1), Y8, Y10
 	VADDPS       bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS       bits4b400000<>+0(SB), Y10, Y10
@@ -9146,7 +9206,7 @@ loop57:
 	VADDPS       Y12, Y7, Y7
 	ADDQ         $0x00000040, DI
 	CMPQ         DI, SI
-	JB           loop57
+	JB           loop63
 	VMULPS       Y4, Y4, Y10
 	VMULPS       Y5, Y2, Y13
 	VCMPPS       $0x1e, Y13, Y10, Y11
@@ -9179,7 +9239,7 @@ loop57:
 	VXORPS       Y7, Y7, Y7
 	XORQ         DI, DI
 
-loop58:
+loop64:
 	VMULPS       32(AX)(DI*1), Y8, Y10
 	VADDPS       bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS       bits4b400000<>+0(SB), Y10, Y10
@@ -9198,7 +9258,7 @@ loop58:
 	VADDPS       Y12, Y7, Y7
 	ADDQ         $0x00000040, DI
 	CMPQ         DI, SI
-	JB           loop58
+	JB           loop64
 	VMULPS       Y4, Y4, Y10
 	VMULPS       Y5, Y2, Y13
 	VCMPPS       $0x1e, Y13, Y10, Y11
@@ -9231,7 +9291,7 @@ loop58:
 	VXORPS       Y7, Y7, Y7
 	XORQ         DI, DI
 
-loop59:
+loop65:
 	VMULPS       32(AX)(DI*1), Y8, Y10
 	VADDPS       bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS       bits4b400000<>+0(SB), Y10, Y10
@@ -9252,7 +9312,7 @@ loop59:
 	VADDPS       Y12, Y7, Y7
 	ADDQ         $0x00000040, DI
 	CMPQ         DI, SI
-	JB           loop59
+	JB           loop65
 	VMULPS       Y4, Y4, Y10
 	VMULPS       Y5, Y2, Y13
 	VCMPPS       $0x1e, Y13, Y10, Y11
@@ -9285,7 +9345,7 @@ loop59:
 	VXORPS       Y7, Y7, Y7
 	XORQ         DI, DI
 
-loop60:
+loop66:
 	VMULPS       32(AX)(DI*1), Y8, Y10
 	VADDPS       bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS       bits4b400000<>+0(SB), Y10, Y10
@@ -9306,7 +9366,7 @@ loop60:
 	VADDPS       Y12, Y7, Y7
 	ADDQ         $0x00000040, DI
 	CMPQ         DI, SI
-	JB           loop60
+	JB           loop66
 	VMULPS       Y4, Y4, Y10
 	VMULPS       Y5, Y2, Y13
 	VCMPPS       $0x1e, Y13, Y10, Y11
@@ -9339,7 +9399,7 @@ loop60:
 	VXORPS       Y7, Y7, Y7
 	XORQ         DI, DI
 
-loop61:
+loop67:
 	VMULPS       32(AX)(DI*1), Y8, Y10
 	VADDPS       bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS       bits4b400000<>+0(SB), Y10, Y10
@@ -9360,7 +9420,7 @@ loop61:
 	VADDPS       Y12, Y7, Y7
 	ADDQ         $0x00000040, DI
 	CMPQ         DI, SI
-	JB           loop61
+	JB           loop67
 	VMULPS       Y4, Y4, Y10
 	VMULPS       Y5, Y2, Y13
 	VCMPPS       $0x1e, Y13, Y10, Y11
@@ -9393,7 +9453,7 @@ loop61:
 	VXORPS       Y7, Y7, Y7
 	XORQ         DI, DI
 
-loop62:
+loop68:
 	VMULPS       32(AX)(DI*1), Y8, Y10
 	VADDPS       bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS       bits4b400000<>+0(SB), Y10, Y10
@@ -9414,7 +9474,7 @@ loop62:
 	VADDPS       Y12, Y7, Y7
 	ADDQ         $0x00000040, DI
 	CMPQ         DI, SI
-	JB           loop62
+	JB           loop68
 	VMULPS       Y4, Y4, Y10
 	VMULPS       Y5, Y2, Y13
 	VCMPPS       $0x1e, Y13, Y10, Y11
@@ -9447,7 +9507,7 @@ loop62:
 	VXORPS       Y7, Y7, Y7
 	XORQ         DI, DI
 
-loop63:
+loop69:
 	VMULPS       32(AX)(DI*1), Y8, Y10
 	VADDPS       bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS       bits4b400000<>+0(SB), Y10, Y10
@@ -9469,7 +9529,7 @@ loop63:
 	VADDPS       Y12, Y7, Y7
 	ADDQ         $0x00000040, DI
 	CMPQ         DI, SI
-	JB           loop63
+	JB           loop69
 	VMULPS       Y4, Y4, Y10
 	VMULPS       Y5, Y2, Y13
 	VCMPPS       $0x1e, Y13, Y10, Y11
@@ -9502,7 +9562,7 @@ loop63:
 	VXORPS       Y7, Y7, Y7
 	XORQ         DI, DI
 
-loop64:
+loop70:
 	VMULPS       32(AX)(DI*1), Y8, Y10
 	VADDPS       bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS       bits4b400000<>+0(SB), Y10, Y10
@@ -9525,7 +9585,7 @@ loop64:
 	VADDPS       Y12, Y7, Y7
 	ADDQ         $0x00000040, DI
 	CMPQ         DI, SI
-	JB           loop64
+	JB           loop70
 	VMULPS       Y4, Y4, Y10
 	VMULPS       Y5, Y2, Y13
 	VCMPPS       $0x1e, Y13, Y10, Y11
@@ -9558,7 +9618,7 @@ loop64:
 	VXORPS       Y7, Y7, Y7
 	XORQ         DI, DI
 
-loop65:
+loop71:
 	VMULPS    32(AX)(DI*1), Y8, Y10
 	VADDPS    bits4b400000<>+0(SB), Y10, Y10
 	VSUBPS    bits4b400000<>+0(SB), Y10, Y10
@@ -9581,7 +9641,7 @@ loop65:
 	VADDPS    Y12, Y7, Y7
 	ADDQ      $0x00000040, DI
 	CMPQ      DI, SI
-	JB        loop65
+	JB        loop71
 	VMULPS    Y4, Y4, Y10
 	VMULPS    Y5, Y2, Y13
 	VCMPPS    $0x1e, Y13, Y10, Y11
@@ -9631,7 +9691,7 @@ TEXT ·RefineScaleAVX2(SB), NOSPLIT, $0-40
 	VXORPS Y6, Y6, Y6
 	XORQ   R8, R8
 
-loop66:
+loop72:
 	VMOVUPS   (AX)(R8*1), Y7
 	VANDPS    bits7fffffff<>+0(SB), Y7, Y8
 	VCMPPS    $0x1e, Y5, Y8, Y9
@@ -9645,7 +9705,7 @@ loop66:
 	VADDPS    Y8, Y6, Y6
 	ADDQ      $0x00000040, R8
 	CMPQ      R8, DI
-	JB        loop66
+	JB        loop72
 	VMOVUPS   Y6, 384(SI)
 	VMOVUPS   Y5, 256(SI)
 	VMOVUPS   512(SI), Y6
@@ -9654,7 +9714,7 @@ loop66:
 	VXORPS    Y2, Y2, Y2
 	XORQ      R8, R8
 
-loop67:
+loop73:
 	VMULPS    (AX)(R8*1), Y6, Y7
 	VADDPS    bits4b400000<>+0(SB), Y7, Y7
 	VSUBPS    bits4b400000<>+0(SB), Y7, Y7
@@ -9678,13 +9738,13 @@ loop67:
 	VMOVUPS   Y9, 2048(BX)(R8*1)
 	ADDQ      $0x00000040, R8
 	CMPQ      R8, DI
-	JB        loop67
+	JB        loop73
 	VXORPS    Y4, Y4, Y4
 	VXORPS    Y5, Y5, Y5
 	VXORPS    Y6, Y6, Y6
 	XORQ      R8, R8
 
-loop68:
+loop74:
 	VMOVUPS   32(AX)(R8*1), Y7
 	VANDPS    bits7fffffff<>+0(SB), Y7, Y8
 	VCMPPS    $0x1e, Y5, Y8, Y9
@@ -9698,7 +9758,7 @@ loop68:
 	VADDPS    Y8, Y6, Y6
 	ADDQ      $0x00000040, R8
 	CMPQ      R8, DI
-	JB        loop68
+	JB        loop74
 	VMOVUPS   Y6, 416(SI)
 	VMOVUPS   Y5, 288(SI)
 	VMOVUPS   512(SI), Y6
@@ -9707,7 +9767,7 @@ loop68:
 	VXORPS    Y3, Y3, Y3
 	XORQ      R8, R8
 
-loop69:
+loop75:
 	VMULPS    32(AX)(R8*1), Y6, Y7
 	VADDPS    bits4b400000<>+0(SB), Y7, Y7
 	VSUBPS    bits4b400000<>+0(SB), Y7, Y7
@@ -9731,14 +9791,14 @@ loop69:
 	VMOVUPS   Y9, 2080(BX)(R8*1)
 	ADDQ      $0x00000040, R8
 	CMPQ      R8, DI
-	JB        loop69
+	JB        loop75
 	MOVQ      $0x00000005, R8
 
-round70:
+round76:
 	XORL R9, R9
 	XORQ R10, R10
 
-loop71:
+loop77:
 	VMOVUPS   (BX)(R10*1), Y7
 	VSUBPS    3072(BX)(R10*1), Y0, Y4
 	VSUBPS    4096(BX)(R10*1), Y2, Y5
@@ -9756,7 +9816,7 @@ loop71:
 	VANDNPS   Y9, Y10, Y10
 	VMOVMSKPS Y10, R11
 	TESTL     R11, R11
-	JZ        skip72
+	JZ        skip78
 	VDIVPS    Y4, Y6, Y8
 	VADDPS    bits4b400000<>+0(SB), Y8, Y8
 	VANDPS    bits007fffff<>+0(SB), Y8, Y8
@@ -9801,7 +9861,7 @@ loop71:
 	VBLENDVPS Y12, bits7f800000<>+0(SB), Y11, Y11
 	VMOVUPS   Y11, 2048(BX)(R10*1)
 
-skip72:
+skip78:
 	VMOVUPS   32(BX)(R10*1), Y7
 	VSUBPS    3104(BX)(R10*1), Y1, Y4
 	VSUBPS    4128(BX)(R10*1), Y3, Y5
@@ -9819,7 +9879,7 @@ skip72:
 	VANDNPS   Y9, Y10, Y10
 	VMOVMSKPS Y10, R11
 	TESTL     R11, R11
-	JZ        skip73
+	JZ        skip79
 	VDIVPS    Y4, Y6, Y8
 	VADDPS    bits4b400000<>+0(SB), Y8, Y8
 	VANDPS    bits007fffff<>+0(SB), Y8, Y8
@@ -9864,16 +9924,16 @@ skip72:
 	VBLENDVPS Y12, bits7f800000<>+0(SB), Y11, Y11
 	VMOVUPS   Y11, 2080(BX)(R10*1)
 
-skip73:
+skip79:
 	ADDQ  $0x00000040, R10
 	CMPQ  R10, DI
-	JB    loop71
+	JB    loop77
 	TESTL R9, R9
-	JZ    done74
+	JZ    done80
 	DECQ  R8
-	JNZ   round70
+	JNZ   round76
 
-done74:
+done80:
 	VDIVPS    Y2, Y0, Y4
 	VXORPS    Y6, Y6, Y6
 	VCMPPS    $0x1e, Y6, Y2, Y5
@@ -9912,7 +9972,7 @@ TEXT ·SearchPositiveAVX2(SB), NOSPLIT, $0-40
 	VXORPS Y3, Y3, Y3
 	XORQ   DI, DI
 
-loop75:
+loop81:
 	VMOVUPS (AX)(DI*1), Y4
 	VMAXPS  Y4, Y0, Y0
 	VSUBPS  Y4, Y4, Y6
@@ -9929,7 +9989,7 @@ loop75:
 	VADDPS  Y5, Y3, Y3
 	ADDQ    $0x00000040, DI
 	CMPQ    DI, SI
-	JB      loop75
+	JB      loop81
 	VMOVUPS Y0, 384(BX)
 	VMOVUPS Y2, 128(BX)
 	VMOVAPS Y0, Y6
@@ -9952,7 +10012,7 @@ loop75:
 	VXORPS  Y5, Y5, Y5
 	XORQ    DI, DI
 
-loop76:
+loop82:
 	VMOVUPS   (AX)(DI*1), Y8
 	VMULPS    Y8, Y0, Y6
 	VADDPS    bits4b400000<>+0(SB), Y6, Y6
@@ -9981,13 +10041,13 @@ loop76:
 	VADDPS    Y9, Y5, Y5
 	ADDQ      $0x00000040, DI
 	CMPQ      DI, SI
-	JB        loop76
+	JB        loop82
 	VMOVUPS   Y4, 640(BX)
 	VMOVUPS   Y5, 672(BX)
 	LEAQ      768(BX), DI
 	MOVQ      $0x00000008, R8
 
-step77:
+step83:
 	VBROADCASTSS (DI), Y0
 	VDIVPS       384(BX), Y0, Y0
 	VMOVUPS      bits3f800000<>+0(SB), Y2
@@ -10000,7 +10060,7 @@ step77:
 	VXORPS       Y5, Y5, Y5
 	XORQ         R9, R9
 
-loop78:
+loop84:
 	VMOVUPS   (AX)(R9*1), Y8
 	VMULPS    Y8, Y0, Y6
 	VADDPS    bits4b400000<>+0(SB), Y6, Y6
@@ -10023,7 +10083,7 @@ loop78:
 	VADDPS    Y9, Y5, Y5
 	ADDQ      $0x00000040, R9
 	CMPQ      R9, SI
-	JB        loop78
+	JB        loop84
 	VMOVUPS   640(BX), Y6
 	VMOVUPS   512(BX), Y7
 	VCMPPS    $0x11, Y6, Y4, Y8
@@ -10040,7 +10100,7 @@ loop78:
 	VMOVUPS   Y7, 544(BX)
 	ADDQ      $0x04, DI
 	DECQ      R8
-	JNZ       step77
+	JNZ       step83
 	VMOVUPS   384(BX), Y6
 	VMOVUPS   bits26901d7d<>+0(SB), Y7
 	VCMPPS    $0x11, Y7, Y6, Y8
@@ -10059,7 +10119,7 @@ loop78:
 	VXORPS    Y3, Y3, Y3
 	XORQ      DI, DI
 
-loop79:
+loop85:
 	VMOVUPS   (AX)(DI*1), Y8
 	VMULPS    Y8, Y4, Y6
 	VADDPS    bits4b400000<>+0(SB), Y6, Y6
@@ -10096,14 +10156,14 @@ loop79:
 	VADDPS    Y11, Y3, Y3
 	ADDQ      $0x00000040, DI
 	CMPQ      DI, SI
-	JB        loop79
+	JB        loop85
 	MOVQ      $0x00000005, DI
 
-round80:
+round86:
 	XORL R8, R8
 	XORQ R9, R9
 
-loop81:
+loop87:
 	VMOVUPS   (DX)(R9*1), Y7
 	VMOVUPS   (CX)(R9*1), Y8
 	VMULPS    (AX)(R9*1), Y8, Y9
@@ -10126,7 +10186,7 @@ loop81:
 	VANDPS    Y11, Y10, Y10
 	VMOVMSKPS Y10, R10
 	TESTL     R10, R10
-	JZ        skip82
+	JZ        skip88
 	VMULPS    Y6, Y9, Y9
 	VADDPS    Y9, Y4, Y4
 	VMULPS    Y6, Y8, Y8
@@ -10148,7 +10208,7 @@ loop81:
 	VMOVMSKPS Y10, R10
 	ORL       R10, R8
 
-skip82:
+skip88:
 	VMOVUPS   32(DX)(R9*1), Y7
 	VMOVUPS   32(CX)(R9*1), Y8
 	VMULPS    32(AX)(R9*1), Y8, Y9
@@ -10171,7 +10231,7 @@ skip82:
 	VANDPS    Y11, Y10, Y10
 	VMOVMSKPS Y10, R10
 	TESTL     R10, R10
-	JZ        skip83
+	JZ        skip89
 	VMULPS    Y6, Y9, Y9
 	VADDPS    Y9, Y4, Y4
 	VMULPS    Y6, Y8, Y8
@@ -10193,16 +10253,16 @@ skip82:
 	VMOVMSKPS Y10, R10
 	ORL       R10, R8
 
-skip83:
+skip89:
 	ADDQ  $0x00000040, R9
 	CMPQ  R9, SI
-	JB    loop81
+	JB    loop87
 	TESTL R8, R8
-	JZ    done84
+	JZ    done90
 	DECQ  DI
-	JNZ   round80
+	JNZ   round86
 
-done84:
+done90:
 	VDIVPS    Y2, Y0, Y4
 	VXORPS    Y6, Y6, Y6
 	VCMPPS    $0x1e, Y6, Y2, Y5
@@ -10230,7 +10290,7 @@ TEXT ·DivideLevelsAVX2(SB), NOSPLIT, $0-52
 	VMOVUPS      bits007fffff<>+0(SB), Y13
 	VMOVUPS      bits00400000<>+0(SB), Y14
 
-loop85:
+loop91:
 	VBROADCASTSS (BX), Y4
 	VMOVUPS      (CX), Y0
 	VADDPS       Y4, Y0, Y0
@@ -10263,7 +10323,7 @@ loop85:
 	ADDQ         $0x04, DX
 	ADDQ         $0x04, BX
 	DECQ         SI
-	JNZ          loop85
+	JNZ          loop91
 	VZEROUPPER
 	RET
 
@@ -10281,7 +10341,7 @@ TEXT ·MultiplyLevelsAVX2(SB), NOSPLIT, $0-52
 	VMOVUPS      bits007fffff<>+0(SB), Y13
 	VMOVUPS      bits00400000<>+0(SB), Y14
 
-loop86:
+loop92:
 	VBROADCASTSS (BX), Y4
 	VMOVUPS      (CX), Y0
 	VSUBPS       Y4, Y0, Y0
@@ -10314,7 +10374,7 @@ loop86:
 	ADDQ         $0x04, DX
 	ADDQ         $0x04, BX
 	DECQ         SI
-	JNZ          loop86
+	JNZ          loop92
 	VZEROUPPER
 	RET
 
@@ -10329,7 +10389,7 @@ TEXT ·WeighAVX2(SB), NOSPLIT, $0-40
 	SHLQ         $0x02, BX
 	XORQ         SI, SI
 
-loop87:
+loop93:
 	VMOVUPS (DX)(SI*1), Y1
 	VMULPS  Y1, Y1, Y1
 	VADDPS  Y1, Y0, Y1
@@ -10338,7 +10398,7 @@ loop87:
 	VMOVUPS Y1, (AX)(SI*1)
 	ADDQ    $0x00000020, SI
 	CMPQ    SI, BX
-	JB      loop87
+	JB      loop93
 	VZEROUPPER
 	RET
 
@@ -10350,21 +10410,21 @@ TEXT ·EncodeHalvesAVX2(SB), NOSPLIT, $0-32
 	MOVQ n+16(FP), DX
 	MOVQ DX, BX
 
-loop88:
+loop94:
 	CMPQ      BX, $0x08
-	JB        stop89
+	JB        stop95
 	VMOVUPS   (CX), Y0
 	VCMPPS    $0x03, Y0, Y0, Y1
 	VMOVMSKPS Y1, SI
 	TESTL     SI, SI
-	JNZ       stop89
+	JNZ       stop95
 	VCVTPS2PH $0x00, Y0, (AX)
 	ADDQ      $0x20, CX
 	ADDQ      $0x10, AX
 	SUBQ      $0x08, BX
-	JMP       loop88
+	JMP       loop94
 
-stop89:
+stop95:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -10378,17 +10438,17 @@ TEXT ·DecodeHalvesAVX2(SB), NOSPLIT, $0-32
 	MOVQ n+16(FP), DX
 	MOVQ DX, BX
 
-loop90:
+loop96:
 	CMPQ      BX, $0x08
-	JB        stop91
+	JB        stop97
 	VCVTPH2PS (CX), Y0
 	VMOVUPS   Y0, (AX)
 	ADDQ      $0x10, CX
 	ADDQ      $0x20, AX
 	SUBQ      $0x08, BX
-	JMP       loop90
+	JMP       loop96
 
-stop91:
+stop97:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -10402,14 +10462,14 @@ TEXT ·EncodeBrainsAVX2(SB), NOSPLIT, $0-32
 	MOVQ n+16(FP), DX
 	MOVQ DX, BX
 
-loop92:
+loop98:
 	CMPQ      BX, $0x08
-	JB        stop93
+	JB        stop99
 	VMOVUPS   (CX), Y0
 	VCMPPS    $0x03, Y0, Y0, Y1
 	VMOVMSKPS Y1, SI
 	TESTL     SI, SI
-	JNZ       stop93
+	JNZ       stop99
 	VPSRLD    $0x10, Y0, Y1
 	VANDPS    bits00000001<>+0(SB), Y1, Y1
 	VPADDD    Y1, Y0, Y0
@@ -10421,9 +10481,9 @@ loop92:
 	ADDQ      $0x20, CX
 	ADDQ      $0x10, AX
 	SUBQ      $0x08, BX
-	JMP       loop92
+	JMP       loop98
 
-stop93:
+stop99:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -10437,18 +10497,18 @@ TEXT ·DecodeBrainsAVX2(SB), NOSPLIT, $0-32
 	MOVQ n+16(FP), DX
 	MOVQ DX, BX
 
-loop94:
+loop100:
 	CMPQ      BX, $0x08
-	JB        stop95
+	JB        stop101
 	VPMOVZXWD (CX), Y0
 	VPSLLD    $0x10, Y0, Y0
 	VMOVUPS   Y0, (AX)
 	ADDQ      $0x10, CX
 	ADDQ      $0x20, AX
 	SUBQ      $0x08, BX
-	JMP       loop94
+	JMP       loop100
 
-stop95:
+stop101:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -10462,9 +10522,9 @@ TEXT ·EncodeQ4_0AVX2(SB), NOSPLIT, $0-32
 	MOVQ blocks+16(FP), DX
 	MOVQ DX, BX
 
-loop96:
+loop102:
 	TESTQ        BX, BX
-	JZ           stop97
+	JZ           stop103
 	VMOVUPS      (CX), Y0
 	VANDPS       bits7fffffff<>+0(SB), Y0, Y8
 	VMOVUPS      32(CX), Y1
@@ -10484,13 +10544,13 @@ loop96:
 	VPMAXUD      X9, X8, X8
 	VMOVD        X8, SI
 	CMPL         SI, $0x7f800000
-	JAE          stop97
+	JAE          stop103
 	TESTL        SI, SI
-	JZ           zero98
+	JZ           zero104
 	CMPL         SI, $0x0d800000
-	JB           stop97
+	JB           stop103
 	CMPL         SI, $0x7f800000
-	JAE          stop97
+	JAE          stop103
 	VPBROADCASTD X8, Y14
 	VANDPS       bits7fffffff<>+0(SB), Y0, Y9
 	VPCMPEQD     Y14, Y9, Y9
@@ -10516,13 +10576,13 @@ loop96:
 	VMULSS       bitsbe000000<>+0(SB), X10, X10
 	VMOVSS       bits3f800000<>+0(SB), X11
 	VDIVSS       X10, X11, X11
-	JMP          scaled99
+	JMP          scaled105
 
-zero98:
+zero104:
 	VXORPS X11, X11, X11
 	VMOVSS bits80000000<>+0(SB), X10
 
-scaled99:
+scaled105:
 	VCVTPS2PH    $0x00, X10, X10
 	VMOVD        X10, SI
 	MOVW         SI, (AX)
@@ -10557,9 +10617,9 @@ scaled99:
 	ADDQ         $0x12, AX
 	SUBQ         $-128, CX
 	DECQ         BX
-	JMP          loop96
+	JMP          loop102
 
-stop97:
+stop103:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -10573,9 +10633,9 @@ TEXT ·EncodeQ4_1AVX2(SB), NOSPLIT, $0-32
 	MOVQ blocks+16(FP), DX
 	MOVQ DX, BX
 
-loop100:
+loop106:
 	TESTQ        BX, BX
-	JZ           stop101
+	JZ           stop107
 	VMOVUPS      (CX), Y0
 	VANDPS       bits7fffffff<>+0(SB), Y0, Y8
 	VMOVUPS      32(CX), Y1
@@ -10595,7 +10655,7 @@ loop100:
 	VPMAXUD      X9, X8, X8
 	VMOVD        X8, SI
 	CMPL         SI, $0x7f800000
-	JAE          stop101
+	JAE          stop107
 	VMOVAPS      Y0, Y12
 	VMOVAPS      Y0, Y13
 	VMINPS       Y1, Y12, Y12
@@ -10637,21 +10697,21 @@ loop100:
 	VSUBSS       X12, X13, X10
 	VMOVD        X10, SI
 	TESTL        SI, SI
-	JZ           zero102
+	JZ           zero108
 	CMPL         SI, $0x0d800000
-	JB           stop101
+	JB           stop107
 	CMPL         SI, $0x7f800000
-	JAE          stop101
+	JAE          stop107
 	VDIVSS       bits41700000<>+0(SB), X10, X10
 	VMOVSS       bits3f800000<>+0(SB), X11
 	VDIVSS       X10, X11, X11
-	JMP          scaled103
+	JMP          scaled109
 
-zero102:
+zero108:
 	VXORPS X11, X11, X11
 	VXORPS X10, X10, X10
 
-scaled103:
+scaled109:
 	VCVTPS2PH    $0x00, X10, X10
 	VMOVD        X10, SI
 	MOVW         SI, (AX)
@@ -10690,9 +10750,9 @@ scaled103:
 	ADDQ         $0x14, AX
 	SUBQ         $-128, CX
 	DECQ         BX
-	JMP          loop100
+	JMP          loop106
 
-stop101:
+stop107:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -10706,9 +10766,9 @@ TEXT ·EncodeQ5_0AVX2(SB), NOSPLIT, $0-32
 	MOVQ blocks+16(FP), DX
 	MOVQ DX, BX
 
-loop104:
+loop110:
 	TESTQ        BX, BX
-	JZ           stop105
+	JZ           stop111
 	VMOVUPS      (CX), Y0
 	VANDPS       bits7fffffff<>+0(SB), Y0, Y8
 	VMOVUPS      32(CX), Y1
@@ -10728,13 +10788,13 @@ loop104:
 	VPMAXUD      X9, X8, X8
 	VMOVD        X8, SI
 	CMPL         SI, $0x7f800000
-	JAE          stop105
+	JAE          stop111
 	TESTL        SI, SI
-	JZ           zero106
+	JZ           zero112
 	CMPL         SI, $0x0d800000
-	JB           stop105
+	JB           stop111
 	CMPL         SI, $0x7f800000
-	JAE          stop105
+	JAE          stop111
 	VPBROADCASTD X8, Y14
 	VANDPS       bits7fffffff<>+0(SB), Y0, Y9
 	VPCMPEQD     Y14, Y9, Y9
@@ -10760,13 +10820,13 @@ loop104:
 	VMULSS       bitsbd800000<>+0(SB), X10, X10
 	VMOVSS       bits3f800000<>+0(SB), X11
 	VDIVSS       X10, X11, X11
-	JMP          scaled107
+	JMP          scaled113
 
-zero106:
+zero112:
 	VXORPS X11, X11, X11
 	VMOVSS bits80000000<>+0(SB), X10
 
-scaled107:
+scaled113:
 	VCVTPS2PH    $0x00, X10, X10
 	VMOVD        X10, SI
 	MOVW         SI, (AX)
@@ -10818,9 +10878,9 @@ scaled107:
 	ADDQ         $0x16, AX
 	SUBQ         $-128, CX
 	DECQ         BX
-	JMP          loop104
+	JMP          loop110
 
-stop105:
+stop111:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -10834,9 +10894,9 @@ TEXT ·EncodeQ5_1AVX2(SB), NOSPLIT, $0-32
 	MOVQ blocks+16(FP), DX
 	MOVQ DX, BX
 
-loop108:
+loop114:
 	TESTQ        BX, BX
-	JZ           stop109
+	JZ           stop115
 	VMOVUPS      (CX), Y0
 	VANDPS       bits7fffffff<>+0(SB), Y0, Y8
 	VMOVUPS      32(CX), Y1
@@ -10856,7 +10916,7 @@ loop108:
 	VPMAXUD      X9, X8, X8
 	VMOVD        X8, SI
 	CMPL         SI, $0x7f800000
-	JAE          stop109
+	JAE          stop115
 	VMOVAPS      Y0, Y12
 	VMOVAPS      Y0, Y13
 	VMINPS       Y1, Y12, Y12
@@ -10898,21 +10958,21 @@ loop108:
 	VSUBSS       X12, X13, X10
 	VMOVD        X10, SI
 	TESTL        SI, SI
-	JZ           zero110
+	JZ           zero116
 	CMPL         SI, $0x0d800000
-	JB           stop109
+	JB           stop115
 	CMPL         SI, $0x7f800000
-	JAE          stop109
+	JAE          stop115
 	VDIVSS       bits41f80000<>+0(SB), X10, X10
 	VMOVSS       bits3f800000<>+0(SB), X11
 	VDIVSS       X10, X11, X11
-	JMP          scaled111
+	JMP          scaled117
 
-zero110:
+zero116:
 	VXORPS X11, X11, X11
 	VXORPS X10, X10, X10
 
-scaled111:
+scaled117:
 	VCVTPS2PH    $0x00, X10, X10
 	VMOVD        X10, SI
 	MOVW         SI, (AX)
@@ -10968,9 +11028,9 @@ scaled111:
 	ADDQ         $0x18, AX
 	SUBQ         $-128, CX
 	DECQ         BX
-	JMP          loop108
+	JMP          loop114
 
-stop109:
+stop115:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -10984,9 +11044,9 @@ TEXT ·EncodeQ8_0AVX2(SB), NOSPLIT, $0-32
 	MOVQ blocks+16(FP), DX
 	MOVQ DX, BX
 
-loop112:
+loop118:
 	TESTQ        BX, BX
-	JZ           stop113
+	JZ           stop119
 	VMOVUPS      (CX), Y0
 	VANDPS       bits7fffffff<>+0(SB), Y0, Y8
 	VMOVUPS      32(CX), Y1
@@ -11006,23 +11066,23 @@ loop112:
 	VPMAXUD      X9, X8, X8
 	VMOVD        X8, SI
 	CMPL         SI, $0x7f800000
-	JAE          stop113
+	JAE          stop119
 	TESTL        SI, SI
-	JZ           zero114
+	JZ           zero120
 	CMPL         SI, $0x0d800000
-	JB           stop113
+	JB           stop119
 	CMPL         SI, $0x7f800000
-	JAE          stop113
+	JAE          stop119
 	VDIVSS       bits42fe0000<>+0(SB), X8, X10
 	VMOVSS       bits3f800000<>+0(SB), X11
 	VDIVSS       X10, X11, X11
-	JMP          scaled115
+	JMP          scaled121
 
-zero114:
+zero120:
 	VXORPS X11, X11, X11
 	VXORPS X10, X10, X10
 
-scaled115:
+scaled121:
 	VCVTPS2PH    $0x00, X10, X10
 	VMOVD        X10, SI
 	MOVW         SI, (AX)
@@ -11056,9 +11116,9 @@ scaled115:
 	ADDQ         $0x22, AX
 	SUBQ         $-128, CX
 	DECQ         BX
-	JMP          loop112
+	JMP          loop118
 
-stop113:
+stop119:
 	SUBQ BX, DX
 	MOVQ DX, ret+24(FP)
 	VZEROUPPER
@@ -11082,7 +11142,7 @@ TEXT ·DecodeQ4_0AVX2(SB), NOSPLIT, $0-24
 	MOVQ    blocks+16(FP), DX
 	VMOVDQU bits0f0f0f0f<>+0(SB), X10
 
-loop116:
+loop122:
 	MOVWLZX      (CX), BX
 	VMOVD        BX, X8
 	VCVTPH2PS    X8, X8
@@ -11116,7 +11176,7 @@ loop116:
 	SUBQ         $-128, AX
 	ADDQ         $0x12, CX
 	DECQ         DX
-	JNZ          loop116
+	JNZ          loop122
 	VZEROUPPER
 	RET
 
@@ -11128,7 +11188,7 @@ TEXT ·DecodeQ4_1AVX2(SB), NOSPLIT, $0-24
 	MOVQ    blocks+16(FP), DX
 	VMOVDQU bits0f0f0f0f<>+0(SB), X10
 
-loop117:
+loop123:
 	MOVWLZX      (CX), BX
 	VMOVD        BX, X8
 	VCVTPH2PS    X8, X8
@@ -11166,7 +11226,7 @@ loop117:
 	SUBQ         $-128, AX
 	ADDQ         $0x14, CX
 	DECQ         DX
-	JNZ          loop117
+	JNZ          loop123
 	VZEROUPPER
 	RET
 
@@ -11178,7 +11238,7 @@ TEXT ·DecodeQ5_0AVX2(SB), NOSPLIT, $0-24
 	MOVQ    blocks+16(FP), DX
 	VMOVDQU bits0f0f0f0f<>+0(SB), X10
 
-loop118:
+loop124:
 	MOVWLZX      (CX), BX
 	VMOVD        BX, X8
 	VCVTPH2PS    X8, X8
@@ -11232,7 +11292,7 @@ loop118:
 	SUBQ         $-128, AX
 	ADDQ         $0x16, CX
 	DECQ         DX
-	JNZ          loop118
+	JNZ          loop124
 	VZEROUPPER
 	RET
 
@@ -11244,7 +11304,7 @@ TEXT ·DecodeQ5_1AVX2(SB), NOSPLIT, $0-24
 	MOVQ    blocks+16(FP), DX
 	VMOVDQU bits0f0f0f0f<>+0(SB), X10
 
-loop119:
+loop125:
 	MOVWLZX      (CX), BX
 	VMOVD        BX, X8
 	VCVTPH2PS    X8, X8
@@ -11302,7 +11362,7 @@ loop119:
 	SUBQ         $-128, AX
 	ADDQ         $0x18, CX
 	DECQ         DX
-	JNZ          loop119
+	JNZ          loop125
 	VZEROUPPER
 	RET
 
@@ -11314,7 +11374,7 @@ TEXT ·DecodeQ8_0AVX2(SB), NOSPLIT, $0-24
 	MOVQ    blocks+16(FP), DX
 	VMOVDQU bits0f0f0f0f<>+0(SB), X10
 
-loop120:
+loop126:
 	MOVWLZX      (CX), BX
 	VMOVD        BX, X8
 	VCVTPH2PS    X8, X8
@@ -11338,7 +11398,7 @@ loop120:
 	SUBQ         $-128, AX
 	ADDQ         $0x22, CX
 	DECQ         DX
-	JNZ          loop120
+	JNZ          loop126
 	VZEROUPPER
 	RET
 
@@ -11352,7 +11412,7 @@ TEXT ·ScaleLevelsAVX2(SB), NOSPLIT, $0-44
 	MOVQ         runs+32(FP), SI
 	VBROADCASTSS bias+40(FP), Y4
 
-loop121:
+loop127:
 	VPMOVZXBD    (CX), Y0
 	VPSUBD       Y4, Y0, Y0
 	VCVTDQ2PS    Y0, Y0
@@ -11374,7 +11434,7 @@ loop121:
 	ADDQ         $0x04, DX
 	ADDQ         $0x04, BX
 	DECQ         SI
-	JNZ          loop121
+	JNZ          loop127
 	VZEROUPPER
 	RET
 
@@ -11386,7 +11446,7 @@ TEXT ·RoundLevelsAVX2(SB), NOSPLIT, $0-32
 	MOVQ d+16(FP), DX
 	MOVQ runs+24(FP), BX
 
-loop122:
+loop128:
 	VBROADCASTSS (DX), Y4
 	VMULPS       (CX), Y4, Y0
 	VANDPS       bits80000000<>+0(SB), Y0, Y4
@@ -11410,7 +11470,7 @@ loop122:
 	ADDQ         $0x40, CX
 	ADDQ         $0x04, DX
 	DECQ         BX
-	JNZ          loop122
+	JNZ          loop128
 	VZEROUPPER
 	RET
 
@@ -11421,7 +11481,7 @@ TEXT ·MagnitudesAVX2(SB), NOSPLIT, $0-24
 	MOVQ src+8(FP), CX
 	MOVQ runs+16(FP), DX
 
-loop123:
+loop129:
 	VMOVUPS      (CX), Y0
 	VANDPS       bits7fffffff<>+0(SB), Y0, Y0
 	VMOVUPS      32(CX), Y1
@@ -11437,7 +11497,7 @@ loop123:
 	ADDQ         $0x04, AX
 	ADDQ         $0x40, CX
 	DECQ         DX
-	JNZ          loop123
+	JNZ          loop129
 	VZEROUPPER
 	RET
 
@@ -11449,7 +11509,7 @@ TEXT ·NearestFP4AVX2(SB), NOSPLIT, $0-32
 	MOVQ d+16(FP), DX
 	MOVQ runs+24(FP), BX
 
-loop124:
+loop130:
 	VMOVUPS      (CX), Y2
 	VBROADCASTSS (DX), Y3
 	VXORPS       Y0, Y0, Y0
@@ -11683,7 +11743,7 @@ loop124:
 	ADDQ         $0x40, CX
 	ADDQ         $0x04, DX
 	DECQ         BX
-	JNZ          loop124
+	JNZ          loop130
 	VZEROUPPER
 	RET
 
@@ -11696,7 +11756,7 @@ TEXT ·ValuesFP4AVX2(SB), NOSPLIT, $0-32
 	MOVQ    runs+24(FP), BX
 	VMOVDQU fp4<>+0(SB), X11
 
-loop125:
+loop131:
 	VMOVDQU      (CX), X5
 	VPSHUFB      X5, X11, X5
 	VPMOVSXBD    X5, Y0
@@ -11714,7 +11774,7 @@ loop125:
 	ADDQ         $0x10, CX
 	ADDQ         $0x04, DX
 	DECQ         BX
-	JNZ          loop125
+	JNZ          loop131
 	VZEROUPPER
 	RET
 

@@ -438,12 +438,22 @@ func (g *gen) searchMinimum(name string, from weights, magnitudes bool) {
 		VMULPS(sxl, sl, t)
 		VSUBPS(t, b, b)
 		VDIVPS(d, b, b)
-		VDIVPS(sl2, sxl, t)
+		// Data on both sides of zero seldom has its lowest value above it.
 		m := g.m(0, 14)
 		g.zero(v(15))
 		g.greater(b, v(15), m)
+		below, bits := g.label("below"), GP32()
+		if g.wide() {
+			KMOVW(m, bits)
+		} else {
+			VMOVMSKPS(m, bits)
+		}
+		TESTL(bits, bits)
+		JZ(LabelRef(below))
+		VDIVPS(sl2, sxl, t)
 		g.take(m, t, a)
 		g.take(m, v(15), b)
+		Label(below)
 		VMOVAPS(a, v(4+h))
 		VMOVAPS(b, v(2+h))
 	}
