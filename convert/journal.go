@@ -1,7 +1,7 @@
 package convert
 
 import (
-	"bytes"
+	"bufio"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -212,27 +212,30 @@ func (j *journal) start(id identity) error {
 // load reads the journal of an earlier run. It fails where that run was of
 // something other than id.
 func (j *journal) load(id identity) error {
-	raw, err := io.ReadAll(io.NewSectionReader(j.file, 0, 1<<62))
-	if err != nil {
+	r := bufio.NewReaderSize(io.NewSectionReader(j.file, 0, 1<<62), 64<<10)
+	line, err := r.ReadBytes('\n')
+	if err != nil && err != io.EOF {
 		return fmt.Errorf("read journal: %w", err)
 	}
-	line, rest, ok := bytes.Cut(raw, []byte{'\n'})
-	if !ok || json.Unmarshal(line, &j.id) != nil {
+	if err == io.EOF || json.Unmarshal(line, &j.id) != nil {
 		return errors.New("its journal is damaged")
 	}
 	if err := id.differs(j.id); err != nil {
 		return err
 	}
-	start := int64(len(line)) + 1
-	j.size = start
+	j.size = int64(len(line))
 	j.claims = map[uint32]claim{}
-	for len(rest) >= 6 {
-		n := 2 + int(rest[1])
-		if len(rest) < n+4 || crc32.Checksum(rest[:n], castagnoli) != binary.LittleEndian.Uint32(rest[n:]) {
+	var buf [2 + 255 + 4]byte
+	for {
+		rec, err := readRecord(r, buf[:])
+		if err != nil {
+			return fmt.Errorf("read journal: %w", err)
+		}
+		if rec == nil {
 			break
 		}
-		p := rest[2:n]
-		switch kind := rest[0]; {
+		p := rec[2 : len(rec)-4]
+		switch kind := rec[0]; {
 		case kind == recordChunk && len(p) == 8:
 			j.claims[binary.LittleEndian.Uint32(p)] = claim{j.size, binary.LittleEndian.Uint32(p[4:])}
 		case kind == recordLost && len(p) == 4:
@@ -246,13 +249,31 @@ func (j *journal) load(id identity) error {
 		default:
 			return errors.New("its journal is of another version of modelpipe")
 		}
-		rest = rest[n+4:]
-		j.size += int64(n + 4)
+		j.size += int64(len(rec))
 	}
 	if err := j.file.Truncate(j.size); err != nil {
 		return fmt.Errorf("read journal: %w", err)
 	}
 	return nil
+}
+
+// readRecord reads one record into buf. It returns nil at the end of what can
+// be believed.
+func readRecord(r io.Reader, buf []byte) ([]byte, error) {
+	_, err := io.ReadFull(r, buf[:2])
+	n := 2 + int(buf[1])
+	if err == nil {
+		_, err = io.ReadFull(r, buf[2:n+4])
+	}
+	switch {
+	case err == io.EOF || err == io.ErrUnexpectedEOF:
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case crc32.Checksum(buf[:n], castagnoli) != binary.LittleEndian.Uint32(buf[n:]):
+		return nil, nil
+	}
+	return buf[:n+4], nil
 }
 
 // verify decides which chunks need not be rendered again.

@@ -495,7 +495,7 @@ func (r *render) hashPending() error {
 		}
 		r.mu.Lock()
 		r.hashed++
-		if r.log != nil {
+		if r.log != nil && r.hashed%hashEvery == 0 {
 			if err := r.logHash(); err != nil {
 				r.mu.Unlock()
 				return err
@@ -504,6 +504,11 @@ func (r *render) hashPending() error {
 		r.mu.Unlock()
 	}
 }
+
+// hashEvery is how many chunks of the digest go by between two records of it:
+// so many are read back after a kill. The journal of a terabyte takes some
+// thirty megabytes so.
+const hashEvery = 16
 
 // logHash records how far the digest is.
 func (r *render) logHash() error {
