@@ -3,13 +3,10 @@ package convert
 import (
 	"bytes"
 	"context"
-	"flag"
-	"os"
-	"path/filepath"
 	"testing"
-)
 
-var update = flag.Bool("update", false, "rewrite the golden files")
+	"github.com/modelpipe/modelpipe/internal/golden"
+)
 
 // TestPlanText holds the plans of a few models to text, so that a change of the
 // table shows as a diff of what it does. The models were chosen for what their
@@ -26,22 +23,7 @@ func TestPlanText(t *testing.T) {
 			if err := plan.WriteText(&got); err != nil {
 				t.Fatal(err)
 			}
-			file := filepath.Join("testdata", "plan", name+".txt")
-			if *update {
-				if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-					t.Fatal(err)
-				}
-				if err := os.WriteFile(file, got.Bytes(), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if !bytes.Equal(got.Bytes(), want) {
-				t.Errorf("plan differs from %s (-update rewrites it):\n%s", file, got.String())
-			}
+			golden.Check(t, "plan/"+name+".txt", got.String())
 		})
 	}
 }

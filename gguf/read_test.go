@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -15,9 +14,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
-)
 
-var update = flag.Bool("update", false, "rewrite the golden files")
+	"github.com/modelpipe/modelpipe/internal/golden"
+)
 
 func readBytes(b []byte) (*Header, error) {
 	return ReadHeader(bytes.NewReader(b), int64(len(b)))
@@ -63,19 +62,7 @@ func TestMalformed(t *testing.T) {
 			t.Errorf("%s: no expectation", name)
 		}
 	}
-	const golden = "testdata/malformed.golden"
-	if *update {
-		if err := os.WriteFile(golden, []byte(got.String()), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	text, err := os.ReadFile(golden)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got.String() != string(text) {
-		t.Errorf("got:\n%s\nwant:\n%s", got.String(), text)
-	}
+	golden.Check(t, "malformed.golden", got.String())
 }
 
 // everything returns a header with each metadata type, laid out.

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -14,9 +13,9 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-)
 
-var update = flag.Bool("update", false, "rewrite the golden files")
+	"github.com/modelpipe/modelpipe/internal/golden"
+)
 
 func readBytes(b []byte) (*Header, error) {
 	return ReadHeader(bytes.NewReader(b), int64(len(b)))
@@ -26,24 +25,6 @@ func readBytes(b []byte) (*Header, error) {
 func file(header string, n int) []byte {
 	b := binary.LittleEndian.AppendUint64(nil, uint64(len(header)))
 	return append(append(b, header...), make([]byte, n)...)
-}
-
-// golden compares got with a file of testdata.
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	name = filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(name, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("%s: got:\n%s\nwant:\n%s", name, got, want)
-	}
 }
 
 // TestMalformed judges every file of testdata/malformed as its expected.json
@@ -83,7 +64,7 @@ func TestMalformed(t *testing.T) {
 		}
 		fmt.Fprintf(&got, "%s: %v\n", name, err)
 	}
-	golden(t, "malformed.golden", got.String())
+	golden.Check(t, "malformed.golden", got.String())
 }
 
 // TestSamples reads the sample files, whose headers are not padded.
@@ -107,7 +88,7 @@ func TestSamples(t *testing.T) {
 			fmt.Fprintf(&got, "  %s %s %d at %d, %d bytes: % x\n", ti.Name, ti.DType, ti.Shape, ti.Offset, ti.Size, b[h.DataOffset+ti.Offset:][:ti.Size])
 		}
 	}
-	golden(t, "samples.golden", got.String())
+	golden.Check(t, "samples.golden", got.String())
 }
 
 // TestJSON is about headers whose JSON is wrong, or unusual and right.

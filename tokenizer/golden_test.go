@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"math"
 	"os"
@@ -15,8 +14,6 @@ import (
 
 	"github.com/modelpipe/modelpipe/gguf"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
 
 // goldenOptions are the options of the architectures in testdata/golden, whose
 // upstream.txt is what llama.cpp's converter writes.

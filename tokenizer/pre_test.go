@@ -1,9 +1,10 @@
 package tokenizer
 
 import (
-	"os"
 	"strings"
 	"testing"
+
+	"github.com/modelpipe/modelpipe/internal/golden"
 )
 
 // TestPreTokenizerTable checks that every row can be reached: by its token, by
@@ -76,22 +77,5 @@ func TestUnknownPreTokenizer(t *testing.T) {
 	if err == nil {
 		t.Fatal("recognised")
 	}
-	golden(t, "testdata/unknown-pre.txt", err.Error()+"\n")
-}
-
-// golden compares got with a file, which -update writes.
-func golden(t *testing.T, path, got string) {
-	t.Helper()
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if string(want) != got {
-		t.Errorf("%s:\n got %s\nwant %s", path, got, want)
-	}
+	golden.Check(t, "unknown-pre.txt", err.Error()+"\n")
 }

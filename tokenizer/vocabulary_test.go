@@ -9,6 +9,7 @@ import (
 	"testing/fstest"
 
 	"github.com/modelpipe/modelpipe/gguf"
+	"github.com/modelpipe/modelpipe/internal/golden"
 )
 
 // rankFileOf writes a rank file: the 256 bytes, then the given tokens.
@@ -71,7 +72,7 @@ func TestSources(t *testing.T) {
 					fmt.Fprintf(&b, "%d %q %v %d\n", i, tok.Text, tok.Score, tok.Type)
 				}
 			}
-			golden(t, "testdata/sources/"+c.name+".txt", b.String())
+			golden.Check(t, "sources/"+c.name+".txt", b.String())
 		})
 	}
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/modelpipe/modelpipe/gguf"
 	"github.com/modelpipe/modelpipe/hub/hubtest"
+	"github.com/modelpipe/modelpipe/internal/golden"
 	"github.com/modelpipe/modelpipe/safetensors"
 )
 
@@ -173,7 +174,7 @@ func TestPlanText(t *testing.T) {
 	if code != exitDone {
 		t.Fatalf("exit %d, %s", code, stderr)
 	}
-	golden(t, "plan.txt", stdout)
+	golden.Check(t, "plan.txt", stdout)
 }
 
 // TestTheSameBytes holds the file equal for any number of threads, from a
