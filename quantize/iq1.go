@@ -17,6 +17,7 @@ package quantize
 import (
 	"encoding/binary"
 	"math"
+	"sync"
 
 	"github.com/modelpipe/modelpipe/gguf"
 )
@@ -36,6 +37,14 @@ const (
 
 // The coordinates' values when they are moved up, and when they are moved down.
 var movedIQ1 = [2][3]float32{{-0.875, 0.125, 1.125}, {-1.125, -0.125, 0.875}}
+
+// What the points stand for under each move.
+var valuesIQ1 = sync.OnceValue(func() (values [2][][8]float32) {
+	for move := range values {
+		values[move] = pointValues(pointsIQ1[:], 8, 2, movedIQ1[move][:])
+	}
+	return values
+})
 
 // ternary is a group of 16 or 32 weights on its way.
 type ternary struct {
@@ -286,7 +295,7 @@ func writeIQ1_S(block []byte, _ *lattice, groups []ternary) {
 }
 
 func decodeIQ1_S(dst []float32, src []byte) {
-	l := latticeIQ1()
+	values := valuesIQ1()
 	for ; len(src) > 0; src = src[sizeIQ1_S:] {
 		d := halfValue(binary.LittleEndian.Uint16(src))
 		for j := range 8 {
@@ -294,16 +303,10 @@ func decodeIQ1_S(dst []float32, src []byte) {
 			scale := float32(d * float32(2*(code>>12&7)+1))
 			for k := range 4 {
 				point := int(src[2+4*j+k]) | int(code>>(3*k)&7)<<8
-				putMoved(dst[:8], &l.points[point], &movedIQ1[code>>15], scale)
+				putEight(dst, &values[code>>15][point], scale, 0)
 				dst = dst[8:]
 			}
 		}
-	}
-}
-
-func putMoved(dst []float32, point *[8]int8, values *[3]float32, scale float32) {
-	for i, c := range point {
-		dst[i] = float32(scale * values[c])
 	}
 }
 
@@ -399,7 +402,7 @@ func writeIQ1_M(block []byte, l *lattice, groups []ternary) {
 }
 
 func decodeIQ1_M(dst []float32, src []byte) {
-	l := latticeIQ1()
+	values := valuesIQ1()
 	for ; len(src) > 0; src = src[sizeIQ1_M:] {
 		var packed [4]uint16
 		var half uint16
@@ -414,7 +417,7 @@ func decodeIQ1_M(dst []float32, src []byte) {
 			for k := range 2 {
 				high := src[32+j] >> (4 * k)
 				point := int(src[2*j+k]) | int(high&7)<<8
-				putMoved(dst[:8], &l.points[point], &movedIQ1[high>>3&1], scale)
+				putEight(dst, &values[high>>3&1][point], scale, 0)
 				dst = dst[8:]
 			}
 		}

@@ -15,6 +15,7 @@ package quantize
 
 import (
 	"encoding/binary"
+	"sync"
 
 	"github.com/modelpipe/modelpipe/gguf"
 )
@@ -34,8 +35,14 @@ const (
 	negligibleIQ2_S = 1e-8
 )
 
-// valuesIQ2 are the magnitudes of the three coordinates in a decoded weight.
-var valuesIQ2 = []float32{8, 25, 43}
+// What the points stand for in a decoded weight: coordinates of 8, 25 and 43.
+var (
+	valuesIQ2_XXS = sync.OnceValue(func() [][8]float32 { return pointValues(pointsIQ2_XXS[:], 8, 2, magnitudesIQ2) })
+	valuesIQ2_XS  = sync.OnceValue(func() [][8]float32 { return pointValues(pointsIQ2_XS[:], 8, 2, magnitudesIQ2) })
+	valuesIQ2_S   = sync.OnceValue(func() [][8]float32 { return pointValues(pointsIQ2_S[:], 8, 2, magnitudesIQ2) })
+
+	magnitudesIQ2 = []float32{8, 25, 43}
+)
 
 // typeIQ2_XXS is quantize_row_iq2_xxs_impl (ggml-quants.c).
 var typeIQ2_XXS = &latticeType{
@@ -72,7 +79,7 @@ func (g *latticeGroup) startAt(scale float32) {
 }
 
 func decodeIQ2_XXS(dst []float32, src []byte) {
-	l := latticeIQ2_XXS()
+	values := valuesIQ2_XXS()
 	for ; len(src) > 0; src = src[sizeIQ2_XXS:] {
 		d := halfValue(binary.LittleEndian.Uint16(src))
 		for j := range 8 {
@@ -81,7 +88,7 @@ func decodeIQ2_XXS(dst []float32, src []byte) {
 			scale := float32(d*(0.5+float32(packed>>28))) * 0.25
 			for k := range 4 {
 				signs := evenSigns(uint8(packed >> (7 * k) & 127))
-				putCell(dst[:8], &l.points[part[k]], valuesIQ2, scale, signs)
+				putEight(dst, &values[part[k]], scale, signs)
 				dst = dst[8:]
 			}
 		}
@@ -126,12 +133,12 @@ func halfScale(d float32, scales []byte, half int) float32 {
 }
 
 func decodeIQ2_XS(dst []float32, src []byte) {
-	l := latticeIQ2_XS()
+	values := valuesIQ2_XS()
 	for ; len(src) > 0; src = src[sizeIQ2_XS:] {
 		d := halfValue(binary.LittleEndian.Uint16(src))
 		for c := range 32 {
 			code := binary.LittleEndian.Uint16(src[2+2*c:])
-			putCell(dst[:8], &l.points[code&511], valuesIQ2, halfScale(d, src[66:], c/2), evenSigns(uint8(code>>9)))
+			putEight(dst, &values[code&511], halfScale(d, src[66:], c/2), evenSigns(uint8(code>>9)))
 			dst = dst[8:]
 		}
 	}
@@ -162,12 +169,12 @@ var typeIQ2_S = &latticeType{
 }
 
 func decodeIQ2_S(dst []float32, src []byte) {
-	l := latticeIQ2_S()
+	values := valuesIQ2_S()
 	for ; len(src) > 0; src = src[sizeIQ2_S:] {
 		d := halfValue(binary.LittleEndian.Uint16(src))
 		for c := range 32 {
 			point := int(src[2+c]) | int(src[66+c/4]>>(2*(c%4))&3)<<8
-			putCell(dst[:8], &l.points[point], valuesIQ2, halfScale(d, src[74:], c/2), src[34+c])
+			putEight(dst, &values[point], halfScale(d, src[74:], c/2), src[34+c])
 			dst = dst[8:]
 		}
 	}

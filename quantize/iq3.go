@@ -15,6 +15,7 @@ package quantize
 import (
 	"encoding/binary"
 	"math"
+	"sync"
 
 	"github.com/modelpipe/modelpipe/gguf"
 )
@@ -32,10 +33,14 @@ const (
 	negligibleIQ3_XXS = 1e-8
 )
 
-// The magnitudes of the eight coordinates in a decoded weight.
+// What the points stand for in a decoded weight.
 var (
-	valuesIQ3_XXS = []float32{4, 12, 20, 28, 36, 44, 52, 62}
-	valuesIQ3_S   = []float32{1, 3, 5, 7, 9, 11, 13, 15}
+	valuesIQ3_XXS = sync.OnceValue(func() [][8]float32 {
+		return pointValues(pointsIQ3_XXS[:], 4, 3, []float32{4, 12, 20, 28, 36, 44, 52, 62})
+	})
+	valuesIQ3_S = sync.OnceValue(func() [][8]float32 {
+		return pointValues(pointsIQ3_S[:], 4, 3, []float32{1, 3, 5, 7, 9, 11, 13, 15})
+	})
 )
 
 // weighIQ3 fills the weights of a group's errors; without importance they are
@@ -92,7 +97,7 @@ var typeIQ3_XXS = &latticeType{
 }
 
 func decodeIQ3_XXS(dst []float32, src []byte) {
-	l := latticeIQ3_XXS()
+	values := valuesIQ3_XXS()
 	for ; len(src) > 0; src = src[sizeIQ3_XXS:] {
 		d := halfValue(binary.LittleEndian.Uint16(src))
 		for j := range 8 {
@@ -100,7 +105,7 @@ func decodeIQ3_XXS(dst []float32, src []byte) {
 			scale := float32(d*(0.5+float32(packed>>28))) * 0.5
 			for k := range 8 {
 				signs := evenSigns(uint8(packed >> (7 * (k / 2)) & 127))
-				putCell(dst[:4], &l.points[src[2+8*j+k]], valuesIQ3_XXS, scale, signs>>(4*(k%2)))
+				putFour(dst, &values[src[2+8*j+k]], scale, signs>>(4*(k%2)))
 				dst = dst[4:]
 			}
 		}
@@ -129,7 +134,7 @@ var typeIQ3_S = &latticeType{
 }
 
 func decodeIQ3_S(dst []float32, src []byte) {
-	l := latticeIQ3_S()
+	values := valuesIQ3_S()
 	for ; len(src) > 0; src = src[sizeIQ3_S:] {
 		d := halfValue(binary.LittleEndian.Uint16(src))
 		for j := range 8 {
@@ -137,7 +142,7 @@ func decodeIQ3_S(dst []float32, src []byte) {
 			scale := float32(d * float32(1+2*int(level)))
 			for k := range 8 {
 				point := int(src[2+8*j+k]) | int(src[66+j]>>k&1)<<8
-				putCell(dst[:4], &l.points[point], valuesIQ3_S, scale, src[74+4*j+k/2]>>(4*(k%2)))
+				putFour(dst, &values[point], scale, src[74+4*j+k/2]>>(4*(k%2)))
 				dst = dst[4:]
 			}
 		}

@@ -417,14 +417,45 @@ func evenSigns(seven uint8) uint8 {
 	return seven | parity<<7
 }
 
-// putCell writes the weights of a cell: scale times the value that table gives
-// each coordinate, minus where the sign bit is set.
-func putCell(dst []float32, point *[8]int8, table []float32, scale float32, signs uint8) {
-	for i := range dst {
-		v := float32(scale * table[point[i]])
-		if signs>>i&1 != 0 {
-			v = -v
+// pointValues returns what the coordinates of each point stand for; beyond the
+// cell there are zeros.
+func pointValues(keys []uint16, cell, bits int, values []float32) [][8]float32 {
+	l := lattice{cell: cell, bits: bits}
+	out := make([][8]float32, len(keys))
+	for i, key := range keys {
+		at := l.coordinates(int(key))
+		for k, c := range at[:cell] {
+			out[i][k] = values[c]
 		}
-		dst[i] = v
 	}
+	return out
+}
+
+// putEight and putFour write the weights of a cell: scale times its values,
+// minus where the sign bit is set.
+func putEight(dst []float32, values *[8]float32, scale float32, signs uint8) {
+	dst = dst[:8]
+	s := uint32(signs)
+	dst[0] = signed(scale*values[0], s<<31)
+	dst[1] = signed(scale*values[1], s>>1<<31)
+	dst[2] = signed(scale*values[2], s>>2<<31)
+	dst[3] = signed(scale*values[3], s>>3<<31)
+	dst[4] = signed(scale*values[4], s>>4<<31)
+	dst[5] = signed(scale*values[5], s>>5<<31)
+	dst[6] = signed(scale*values[6], s>>6<<31)
+	dst[7] = signed(scale*values[7], s>>7<<31)
+}
+
+func putFour(dst []float32, values *[8]float32, scale float32, signs uint8) {
+	dst = dst[:4]
+	s := uint32(signs)
+	dst[0] = signed(scale*values[0], s<<31)
+	dst[1] = signed(scale*values[1], s>>1<<31)
+	dst[2] = signed(scale*values[2], s>>2<<31)
+	dst[3] = signed(scale*values[3], s>>3<<31)
+}
+
+// signed flips the sign of v where sign has its highest bit set.
+func signed(v float32, sign uint32) float32 {
+	return math.Float32frombits(math.Float32bits(v) ^ sign)
 }
