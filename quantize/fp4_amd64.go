@@ -25,7 +25,7 @@ func (c levelCodec) magnitudes(ws *workspace, x []float32) {
 	c.Magnitudes(&ws.peaks[0], &x[0], len(x)/16)
 }
 
-// batch is the number of weights that a workspace's levels hold.
+// levelBatch is the number of weights that a workspace's codes hold.
 const levelBatch = 2048
 
 func (c levelCodec) encodeMXFP4(dst []byte, src []float32, _ int, _ []float32) {
@@ -53,9 +53,9 @@ func (c levelCodec) encodeMXFP4(dst []byte, src []float32, _ int, _ []float32) {
 // exponent is exponentE8M0 of the largest magnitude in x, whose bits are peak:
 // the float's own exponent unless the logarithm may round up to the next.
 func (c levelCodec) exponent(peak uint32, x []float32) uint8 {
-	const close = 64 // float32 steps below a power of two
+	const margin = 64 // float32 steps below a power of two
 	normal := peak > 0x800000 && peak < infinityBits
-	if !normal || peak&0x7fffff >= 0x800000-close {
+	if !normal || peak&0x7fffff >= 0x800000-margin {
 		return exponentE8M0(absolute(signedPeak(x)))
 	}
 	return uint8(peak>>23) - 2
