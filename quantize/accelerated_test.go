@@ -56,19 +56,22 @@ func compareEncoders(t *testing.T, what string, definition Codec, fast map[strin
 func TestAcceleratedRows(t *testing.T) {
 	weights := importances()
 	forEachAccelerated(func(definition Codec, fast map[string]Codec) {
-		for _, kind := range rowKinds {
-			rows := kind.rows()
-			for name, importance := range weights {
-				what := fmt.Sprintf("%s rows, %s importance", kind.name, name)
-				switch {
-				case importance == nil && definition.NeedsImportance:
-				case importance == nil || name == "usual":
-					compareEncoders(t, what, definition, fast, rows[:3*rowCols], rowCols, importance)
-				default:
-					compareEncoders(t, what, definition, fast, rows[3*rowCols:][:512], 256, importance[:256])
+		t.Run(definition.Type.String(), func(t *testing.T) {
+			t.Parallel()
+			for _, kind := range rowKinds {
+				rows := kind.rows()
+				for name, importance := range weights {
+					what := fmt.Sprintf("%s rows, %s importance", kind.name, name)
+					switch {
+					case importance == nil && definition.NeedsImportance:
+					case importance == nil || name == "usual":
+						compareEncoders(t, what, definition, fast, rows[:3*rowCols], rowCols, importance)
+					default:
+						compareEncoders(t, what, definition, fast, rows[3*rowCols:][:512], 256, importance[:256])
+					}
 				}
 			}
-		}
+		})
 	})
 }
 
