@@ -22,6 +22,7 @@ var _ = register(Architecture{
 		{"attention.head_count", u32, size("heads")},
 		{"attention.head_count_kv", u32, size("kv_heads")},
 		{"attention.layer_norm_epsilon", f32, field("layer_norm_epsilon")},
+		{"rope.freq_base", f32, otherFreqBase},
 	},
 	Tensors: rules(
 		one("word_embeddings.weight", "token_embd.weight", "vocab, hidden"),

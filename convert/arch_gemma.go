@@ -31,6 +31,7 @@ var gemmaKeys = []Key{
 	{"attention.layer_norm_rms_epsilon", f32, field("rms_norm_eps")},
 	{"attention.key_length", u32, field("head_dim")},
 	{"attention.value_length", u32, field("head_dim")},
+	{"rope.freq_base", f32, otherFreqBase},
 }
 
 // noSpacePrefix: Gemma's text is not preceded by a space.

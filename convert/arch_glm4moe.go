@@ -35,7 +35,7 @@ var _ = register(Architecture{
 			norm("layers.{bid}.input_layernorm", block+"attn_norm", "hidden"),
 			norm("layers.{bid}.post_attention_layernorm", block+"post_attention_norm", "hidden"),
 		)),
-		optional(headNorms),
+		needed(mainBlock, flagged("use_qk_norm", optional(unbiased(headNorms)))),
 		needed(leadingDense, gatedFFN),
 		needed(glm4Sparse, rules(router, experts("layers.{bid}.mlp.experts"), sharedExpert("layers.{bid}.mlp.shared_experts"))),
 		may("layers.{bid}.eh_proj.weight", block+"nextn.eh_proj.weight", "hidden, 2*hidden"),

@@ -21,6 +21,7 @@ var _ = register(Architecture{
 		{"attention.head_count_kv", u32, size("heads")},
 		{"attention.layer_norm_epsilon", f32, field("layer_norm_epsilon", "layer_norm_eps")},
 		{"rope.dimension_count", u32, rotaryDims("hidden/heads", 0)},
+		{"rope.freq_base", f32, otherFreqBase},
 	},
 	Tensors: rules(embedding,
 		linear("layers.{bid}.self_attn.q_proj", block+"attn_q", "hidden, hidden"),

@@ -83,9 +83,16 @@ func phi3AttentionFactor(m *Model) (any, error) {
 
 // ropeFactors reads a list of factors of the rotary settings.
 func (m *Model) ropeFactors(name string) ([]float32, error) {
-	list, ok := m.rope.Full[name].([]any)
-	if !ok || len(list) == 0 {
+	given := m.rope.Full[name]
+	if given == nil {
+		if kind := m.rope.kind(); kind == "longrope" || kind == "su" {
+			return nil, fmt.Errorf("config.json: rope settings of type %q: %s is missing", kind, name)
+		}
 		return nil, nil
+	}
+	list, ok := given.([]any)
+	if !ok {
+		return nil, fmt.Errorf("config.json: rope settings: %s: want a list, got %v", name, given)
 	}
 	v, err := convertList(f32, list)
 	if err != nil {

@@ -16,6 +16,7 @@ var _ = register(Architecture{
 		{"attention.head_count_kv", u32, field("num_key_value_heads")},
 		{"use_parallel_residual", boolean, fieldOr(true, "use_parallel_residual")},
 		{"attention.layer_norm_epsilon", f32, field("layer_norm_eps", "norm_eps")},
+		{"rope.freq_base", f32, otherFreqBase},
 	},
 	Tensors: rules(embedding, plainAttention,
 		norm("layers.{bid}.input_layernorm", block+"attn_norm", "hidden"),

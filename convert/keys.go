@@ -435,6 +435,16 @@ func needFreqBase(m *Model) (any, error) {
 	return nil, missing("rope_theta")
 }
 
+// otherFreqBase is the base where it is not the one that llama.cpp takes for
+// models whose files do not say; upstream leaves it out of some families' files.
+func otherFreqBase(m *Model) (any, error) {
+	base, ok, err := m.rope.number("rope_theta")
+	if !ok || err != nil || base == 1e4 {
+		return nil, err
+	}
+	return ropeFreqBase(m)
+}
+
 func ropeFreqBaseSliding(m *Model) (any, error) { return m.rope.Sliding["rope_theta"], nil }
 
 // expertGating is llama.cpp's number of the router's activation.

@@ -393,14 +393,14 @@ func (m *Model) checkComplete(made map[string]string, layers int, tensors []Tens
 	return m.checkAlike(made)
 }
 
-// checkAlike reports a tensor that no rule needs and that a block lacks, though
-// another block has it and nothing else that this one has not: a bias that was
-// lost. Blocks of another kind have tensors of their own, and the rules' Need
-// says which tensors only some blocks have.
+// checkAlike reports a tensor that a block lacks, though another block has it
+// and nothing else that this one has not: a bias that was lost. Blocks of
+// another kind have tensors of their own, or the rules need more of them.
 func (m *Model) checkAlike(made map[string]string) error {
-	needed := map[string]bool{} // by the name behind "blk.N."
-	for _, r := range m.arch.Tensors {
-		needed[strings.TrimPrefix(r.To, block)] = needed[strings.TrimPrefix(r.To, block)] || r.Need != nil
+	needed := func(tensor string, bid int) bool {
+		return slices.ContainsFunc(m.arch.Tensors, func(r Rule) bool {
+			return r.To == block+tensor && r.Need != nil && r.Need(m, bid)
+		})
 	}
 	blocks := map[int][]string{} // the names in each block, sorted
 	for _, name := range slices.Sorted(maps.Keys(made)) {
@@ -423,7 +423,7 @@ func (m *Model) checkAlike(made map[string]string) error {
 				continue
 			}
 			for _, tensor := range blocks[full] {
-				if needed[tensor] || slices.Contains(blocks[part], tensor) {
+				if slices.Contains(blocks[part], tensor) || needed(tensor, full) {
 					continue
 				}
 				has := made[fmt.Sprintf("blk.%d.%s", full, tensor)]

@@ -57,12 +57,27 @@ func optional(list []Rule) []Rule {
 	return list
 }
 
-// needed makes rules need their weights only where the condition holds.
+// needed makes rules need what they need only where the condition holds.
 func needed(where func(m *Model, bid int) bool, list []Rule) []Rule {
 	list = slices.Clone(list)
 	for i := range list {
-		if list[i].Need != nil {
-			list[i].Need = where
+		if need := list[i].Need; need != nil {
+			list[i].Need = func(m *Model, bid int) bool { return where(m, bid) && need(m, bid) }
+		}
+	}
+	return list
+}
+
+// flagged makes rules need what they may do without where a field of the
+// config is true.
+func flagged(field string, list []Rule) []Rule {
+	list = slices.Clone(list)
+	for i := range list {
+		if list[i].Need == nil {
+			list[i].Need = func(m *Model, _ int) bool {
+				set, err := m.Config.Bool(field)
+				return err == nil && set
+			}
 		}
 	}
 	return list
@@ -123,9 +138,9 @@ func untied(m *Model, _ int) bool {
 func attention(q, k []Transform) []Rule {
 	const from = "layers.{bid}.self_attn."
 	return rules(
-		linear(from+"q_proj", block+"attn_q", "heads*head_dim, hidden", q...),
-		linear(from+"k_proj", block+"attn_k", "kv_heads*head_dim, hidden", k...),
-		linear(from+"v_proj", block+"attn_v", "kv_heads*head_dim, hidden"),
+		flagged("attention_bias", linear(from+"q_proj", block+"attn_q", "heads*head_dim, hidden", q...)),
+		flagged("attention_bias", linear(from+"k_proj", block+"attn_k", "kv_heads*head_dim, hidden", k...)),
+		flagged("attention_bias", linear(from+"v_proj", block+"attn_v", "kv_heads*head_dim, hidden")),
 		one(from+"o_proj.weight", block+"attn_output.weight", "hidden, heads*head_dim"),
 	)
 }
