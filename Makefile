@@ -5,7 +5,7 @@ GO    ?= go
 BIN   := bin/modelpipe
 MODEL := testdata/stories260K
 
-.PHONY: all build run test test-large bench ratios race fuzz lint generate ci clean
+.PHONY: all build run test test-arm64 test-large bench ratios race fuzz lint generate ci clean
 
 all: build
 
@@ -20,6 +20,15 @@ run: build
 
 test:
 	$(GO) test ./...
+
+# Needs qemu-user-static (Debian, Ubuntu) or an arm64 machine: runs the codecs'
+# tests cross-compiled, on the plain codecs and on the NEON ones.
+QEMU_ARM64 ?= qemu-aarch64-static
+test-arm64:
+	@test "$$($(GO) env GOHOSTARCH)" = arm64 || command -v $(QEMU_ARM64) >/dev/null || \
+		{ echo "test-arm64: no $(QEMU_ARM64): install qemu-user-static or name another with QEMU_ARM64" >&2; exit 4; }
+	GOARCH=arm64 CGO_ENABLED=0 $(GO) test -short -timeout 30m \
+		$$(test "$$($(GO) env GOHOSTARCH)" = arm64 || echo -exec $(QEMU_ARM64)) ./quantize
 
 # Needs Python 3 with venv and pip: installs real models, runtimes and servers
 # from the registries under out/large and judges our output with them.

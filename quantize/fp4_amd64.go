@@ -25,9 +25,6 @@ func (c levelCodec) magnitudes(ws *workspace, x []float32) {
 	c.Magnitudes(&ws.peaks[0], &x[0], len(x)/16)
 }
 
-// levelBatch is the number of weights that a workspace's codes hold.
-const levelBatch = 2048
-
 func (c levelCodec) encodeMXFP4(dst []byte, src []float32, _ int, _ []float32) {
 	ws := workspaces.Get().(*workspace)
 	defer ws.release()
@@ -94,11 +91,6 @@ var halfUE4M3Values = func() (values [256]float32) {
 	}
 	return values
 }()
-
-// joinNibbles writes eight bytes: low codes with high ones above them.
-func joinNibbles(dst, low, high []byte) {
-	binary.LittleEndian.PutUint64(dst, binary.LittleEndian.Uint64(low)|binary.LittleEndian.Uint64(high)<<4)
-}
 
 // splitNibbles is the inverse of joinNibbles.
 func splitNibbles(low, high, src []byte) {

@@ -1,15 +1,18 @@
-//go:build amd64 && !purego
+//go:build (amd64 || arm64) && !purego
 
 // Package simd holds the vector kernels of the quantizers. They are written
-// for AVX-512 and for AVX2 by the generator in gen; the two differ in how many
-// sub-blocks they take at once, and in nothing they compute.
+// for AVX-512 and for AVX2 by the generator in gen and for NEON by that in
+// genarm64; the sets differ in how many sub-blocks they take at once, and in
+// nothing they compute.
 //
 // A kernel works on lanes: the elements of many sub-blocks side by side, row i
-// holding element i of each, in two registers. Every lane does the operations
-// of the plain Go encoder in the same order, so results are equal bit for bit.
+// holding element i of each, in two registers, or in four of NEON. Every lane
+// does the operations of the plain Go encoder in the same order, so results are
+// equal bit for bit.
 package simd
 
 //go:generate go run -C gen . -out ../kernels_amd64.s -stubs ../kernels_amd64.go -pkg simd
+//go:generate go run ./genarm64 -out kernels_arm64
 
 // MaxLanes is the largest number of sub-blocks that a kernel takes at once.
 const MaxLanes = 32
@@ -17,8 +20,9 @@ const MaxLanes = 32
 // Lanes holds one value per sub-block.
 type Lanes [MaxLanes]float32
 
-// Kernels are the functions for one instruction set. Arguments point to as
-// many values as the functions say; nothing is checked.
+// Kernels are the functions for one instruction set; those that a set lacks
+// are nil. Arguments point to as many values as the functions say; nothing is
+// checked.
 type Kernels struct {
 	// Lanes is the number of sub-blocks that the kernels take at once.
 	Lanes int
@@ -89,76 +93,6 @@ type Kernels struct {
 	// have done, a multiple of half of Lanes: encoders stop before NaNs.
 	EncodeHalves, EncodeBrains func(dst *byte, src *float32, n int) int
 	DecodeHalves, DecodeBrains func(dst *float32, src *byte, n int) int
-}
-
-// AVX512 needs the F, BW, DQ and VL extensions.
-var AVX512 = Kernels{
-	Lanes:                    32,
-	Transpose:                TransposeAVX512,
-	SearchMinimumByEnergy:    SearchMinimumByEnergyAVX512,
-	SearchMinimumByMagnitude: SearchMinimumByMagnitudeAVX512,
-	SearchMinimumWeighted:    SearchMinimumWeightedAVX512,
-	SearchScaleBySquare:      SearchScaleBySquareAVX512,
-	SearchScaleWeighted:      SearchScaleWeightedAVX512,
-	RefineScale:              RefineScaleAVX512,
-	SearchPositive:           SearchPositiveAVX512,
-	DivideLevels:             DivideLevelsAVX512,
-	MultiplyLevels:           MultiplyLevelsAVX512,
-	Weigh:                    WeighAVX512,
-	EncodeQ4_0:               EncodeQ4_0AVX512,
-	EncodeQ4_1:               EncodeQ4_1AVX512,
-	EncodeQ5_0:               EncodeQ5_0AVX512,
-	EncodeQ5_1:               EncodeQ5_1AVX512,
-	EncodeQ8_0:               EncodeQ8_0AVX512,
-	DecodeQ4_0:               DecodeQ4_0AVX512,
-	DecodeQ4_1:               DecodeQ4_1AVX512,
-	DecodeQ5_0:               DecodeQ5_0AVX512,
-	DecodeQ5_1:               DecodeQ5_1AVX512,
-	DecodeQ8_0:               DecodeQ8_0AVX512,
-	ScaleLevels:              ScaleLevelsAVX512,
-	RoundLevels:              RoundLevelsAVX512,
-	Magnitudes:               MagnitudesAVX512,
-	NearestFP4:               NearestFP4AVX512,
-	ValuesFP4:                ValuesFP4AVX512,
-	EncodeHalves:             EncodeHalvesAVX512,
-	EncodeBrains:             EncodeBrainsAVX512,
-	DecodeHalves:             DecodeHalvesAVX512,
-	DecodeBrains:             DecodeBrainsAVX512,
-}
-
-// AVX2 needs AVX2 and F16C.
-var AVX2 = Kernels{
-	Lanes:                    16,
-	Transpose:                TransposeAVX2,
-	SearchMinimumByEnergy:    SearchMinimumByEnergyAVX2,
-	SearchMinimumByMagnitude: SearchMinimumByMagnitudeAVX2,
-	SearchMinimumWeighted:    SearchMinimumWeightedAVX2,
-	SearchScaleBySquare:      SearchScaleBySquareAVX2,
-	SearchScaleWeighted:      SearchScaleWeightedAVX2,
-	RefineScale:              RefineScaleAVX2,
-	SearchPositive:           SearchPositiveAVX2,
-	DivideLevels:             DivideLevelsAVX2,
-	MultiplyLevels:           MultiplyLevelsAVX2,
-	Weigh:                    WeighAVX2,
-	EncodeQ4_0:               EncodeQ4_0AVX2,
-	EncodeQ4_1:               EncodeQ4_1AVX2,
-	EncodeQ5_0:               EncodeQ5_0AVX2,
-	EncodeQ5_1:               EncodeQ5_1AVX2,
-	EncodeQ8_0:               EncodeQ8_0AVX2,
-	DecodeQ4_0:               DecodeQ4_0AVX2,
-	DecodeQ4_1:               DecodeQ4_1AVX2,
-	DecodeQ5_0:               DecodeQ5_0AVX2,
-	DecodeQ5_1:               DecodeQ5_1AVX2,
-	DecodeQ8_0:               DecodeQ8_0AVX2,
-	ScaleLevels:              ScaleLevelsAVX2,
-	RoundLevels:              RoundLevelsAVX2,
-	Magnitudes:               MagnitudesAVX2,
-	NearestFP4:               NearestFP4AVX2,
-	ValuesFP4:                ValuesFP4AVX2,
-	EncodeHalves:             EncodeHalvesAVX2,
-	EncodeBrains:             EncodeBrainsAVX2,
-	DecodeHalves:             DecodeHalvesAVX2,
-	DecodeBrains:             DecodeBrainsAVX2,
 }
 
 // Limit bounds Worst: a lane below it has met no value that the kernels round

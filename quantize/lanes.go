@@ -1,4 +1,4 @@
-//go:build amd64 && !purego
+//go:build (amd64 || arm64) && !purego
 
 // Encoders over the kernels of internal/simd. They follow the plain encoders
 // step by step: only the search and the packing of levels are done many
@@ -16,6 +16,9 @@ import (
 
 // batchBlocks is the number of super-blocks encoded together.
 const batchBlocks = 8
+
+// levelBatch is the number of weights whose codes a workspace holds.
+const levelBatch = 2048
 
 // workspace holds what an encoder needs for one batch. It is larger than 32
 // KiB, so Go's allocator aligns it to a page and the kernels' loads to cache

@@ -1,4 +1,4 @@
-//go:build amd64 && !purego
+//go:build (amd64 || arm64) && !purego
 
 // Codecs over the kernels of internal/simd that take weights in row order: the
 // types whose encoding needs no search.
@@ -6,6 +6,7 @@
 package quantize
 
 import (
+	"encoding/binary"
 	"unsafe"
 )
 
@@ -57,4 +58,9 @@ func encodeBlocks(kernel func(dst *byte, src *float32, blocks int) int, size int
 			dst, src = dst[size:], src[32:]
 		}
 	}
+}
+
+// joinNibbles writes eight bytes: low codes with high ones above them.
+func joinNibbles(dst, low, high []byte) {
+	binary.LittleEndian.PutUint64(dst, binary.LittleEndian.Uint64(low)|binary.LittleEndian.Uint64(high)<<4)
 }

@@ -1,4 +1,4 @@
-//go:build amd64 && !purego
+//go:build (amd64 || arm64) && !purego
 
 package quantize
 
@@ -17,11 +17,15 @@ type legacyEncoder struct {
 	rows    func(dst []byte, src []float32, cols int, importance []float32)
 }
 
-// newLegacyEncoder returns the encoder of a type over its kernel for rows.
+// newLegacyEncoder returns the encoder of a type over its kernel for rows,
+// which is nil where the instruction set has none.
 func newLegacyEncoder(typ gguf.Type, k *simd.Kernels, rows func(dst *byte, src *float32, blocks int) int) func([]byte, []float32, int, []float32) {
 	for i := range legacyKinds {
 		if kind := &legacyKinds[i]; kind.typ == typ {
-			e := &legacyEncoder{kind, k, encodeBlocks(rows, int(typ.BlockBytes()), kind.encode)}
+			e := &legacyEncoder{kind, k, kind.encode}
+			if rows != nil {
+				e.rows = encodeBlocks(rows, int(typ.BlockBytes()), kind.encode)
+			}
 			return e.encode
 		}
 	}
