@@ -55,7 +55,7 @@ var typeIQ2_XXS = &latticeType{
 		}
 	},
 	search: latticeSearch{trials: 6, step: 0.1, again: always},
-	put: func(block []byte, j int, g *latticeGroup) {
+	put: func(block []byte, j, _ int, g *latticeGroup) {
 		var signs uint32
 		for k := range 4 {
 			block[2+8*j+k] = uint8(g.points[k])
@@ -112,7 +112,7 @@ func putHalfScales(dst []byte, scales []float32, inverse float32) {
 var typeIQ2_XS = &latticeType{
 	typ: gguf.IQ2_XS, points: latticeIQ2_XS, group: 16, parity: true, energy: 1, least: negligible,
 	start: startHalf, search: halfSearch,
-	put: func(block []byte, j int, g *latticeGroup) {
+	put: func(block []byte, j, _ int, g *latticeGroup) {
 		for k := range 2 {
 			code := g.points[k] | uint16(g.signs[k]&127)<<9
 			binary.LittleEndian.PutUint16(block[2+4*j+2*k:], code)
@@ -153,7 +153,7 @@ var typeIQ2_S = &latticeType{
 		}
 	},
 	start: startHalf, search: halfSearch,
-	put: func(block []byte, j int, g *latticeGroup) {
+	put: func(block []byte, j, _ int, g *latticeGroup) {
 		for k := range 2 {
 			c, point := 2*j+k, g.points[k]
 			block[2+c] = uint8(point)

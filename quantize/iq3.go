@@ -77,7 +77,7 @@ var typeIQ3_XXS = &latticeType{
 	typ: gguf.IQ3_XXS, points: latticeIQ3_XXS, group: 32, parity: true, energy: 2, least: negligibleIQ3_XXS,
 	unweighted: squares,
 	start:      startThird, search: latticeSearch{trials: 15, step: 0.2, again: offPoint},
-	put: func(block []byte, j int, g *latticeGroup) {
+	put: func(block []byte, j, _ int, g *latticeGroup) {
 		for k, point := range g.points {
 			block[2+8*j+k] = uint8(point)
 		}
@@ -117,12 +117,14 @@ var typeIQ3_S = &latticeType{
 	typ: gguf.IQ3_S, points: latticeIQ3_S, group: 32, energy: 2, least: math.SmallestNonzeroFloat32,
 	unweighted: squares,
 	start:      startThird, search: latticeSearch{trials: 9, step: 0.2, again: allIfOffPoint},
-	put: func(block []byte, j int, g *latticeGroup) {
+	// ggml moves on in the points and signs, but not in the points' high bits,
+	// only after groups that it fits.
+	put: func(block []byte, j, fitted int, g *latticeGroup) {
 		for k, point := range g.points {
-			block[2+8*j+k] = uint8(point)
+			block[2+8*fitted+k] = uint8(point)
 			block[66+j] |= uint8(point>>8) << k
 		}
-		copy(block[74+4*j:], g.signs[:])
+		copy(block[74+4*fitted:], g.signs[:])
 	},
 	finish: func(block []byte, scales []float32, highest float32) {
 		d := highest / 31

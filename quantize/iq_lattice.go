@@ -310,9 +310,10 @@ type latticeType struct {
 	start  func(g *latticeGroup, largest float32)
 	search latticeSearch
 
-	// put writes the points and signs of group j; finish writes the scales of
-	// all, highest being the largest.
-	put    func(block []byte, j int, g *latticeGroup)
+	// put writes the points and signs of group j, which is number fitted of
+	// those that were not skipped; finish writes the scales of all, highest
+	// being the largest.
+	put    func(block []byte, j, fitted int, g *latticeGroup)
 	finish func(block []byte, scales []float32, highest float32)
 }
 
@@ -361,14 +362,15 @@ func (t *latticeType) write(block []byte, b *latticeBlock, fit func(j int) float
 	clear(block)
 	var scales [superBlock / 16]float32
 	var highest float32
-	n := superBlock / t.group
+	n, fitted := superBlock/t.group, 0
 	for j := range n {
 		g := &b.groups[j]
 		if g.skip {
 			continue
 		}
 		scales[j] = g.positive(fit(j))
-		t.put(block, j, g)
+		t.put(block, j, fitted, g)
+		fitted++
 		if !(highest > scales[j]) {
 			highest = scales[j]
 		}
