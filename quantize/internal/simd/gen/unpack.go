@@ -220,11 +220,12 @@ func (g *gen) magnitudes() {
 // fp4 is twice the values of E2M1 by code.
 var fp4 = [16]int{0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12}
 
-// fp4Bits are the same as float32.
-var fp4Bits = [16]uint32{0, 0x3f800000, 0x40000000, 0x40400000, 0x40800000, 0x40c00000, 0x41000000, 0x41400000,
-	0, 0xbf800000, 0xc0000000, 0xc0400000, 0xc0800000, 0xc0c00000, 0xc1000000, 0xc1400000}
+// fp4Bits are those that are not negative, as float32.
+var fp4Bits = [8]uint32{0, 0x3f800000, 0x40000000, 0x40400000, 0x40800000, 0x40c00000, 0x41000000, 0x41400000}
 
-// nearestFP4 is the plain encoder's, code by code.
+// nearestFP4 is the plain encoder's, code by code. It looks at magnitudes: d is
+// not negative, so a value of the other sign is never nearer than zero, and
+// what rounds to zero has the code 0 on either side.
 func (g *gen) nearestFP4() {
 	g.perRun("NearestFP4", "func(levels *byte, src, d *float32, runs int)",
 		"sets levels to the codes whose values times d are nearest; d holds one value per run of 16 weights.",
@@ -232,8 +233,9 @@ func (g *gen) nearestFP4() {
 		func() { g.c(magnitude) },
 		func(at map[string]reg.Register, h int) {
 			v := g.v
-			code, weight, scale, least, t, index := v(h), v(2), v(3), v(4), v(5), v(6)
-			VMOVUPS(Mem{Base: at["src"], Disp: h * g.vector()}, weight)
+			code, weight, scale, least, t, index, sign := v(h), v(2), v(3), v(4), v(5), v(6), v(8)
+			VMOVUPS(Mem{Base: at["src"], Disp: h * g.vector()}, sign)
+			VANDPS(g.c(magnitude), sign, weight)
 			VBROADCASTSS(Mem{Base: at["d"]}, scale)
 			g.zero(code)
 			for i, bits := range fp4Bits {
@@ -250,6 +252,12 @@ func (g *gen) nearestFP4() {
 				g.take(m, index, code)
 				VMINPS(least, t, least)
 			}
+			// The sign is bit 3 of a code that is not zero.
+			VPMINUD(constant(1), code, t)
+			VPSLLD(Imm(3), t, t)
+			VPSRAD(Imm(31), sign, sign)
+			VANDPS(sign, t, t)
+			VORPS(t, code, code)
 		},
 		func(at map[string]reg.Register) { g.storeBytes(Mem{Base: at["levels"]}) })
 }
