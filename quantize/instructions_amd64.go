@@ -8,12 +8,13 @@ import (
 	"github.com/modelpipe/modelpipe/gguf"
 )
 
-// detectInstructionSets returns AVX-512 (F, BW, DQ, VL) and AVX2 with F16C
+// detectInstructionSets returns AVX-512 (F, BW, DQ, VL) and AVX2 with F16C and BMI
 // where the processor and the operating system support them.
 func detectInstructionSets() []instructionSet {
 	var sets []instructionSet
 	x := &cpu.X86
-	avx2 := x.HasAVX2 // and so F16C: no processor has one without the other
+	// With AVX2 comes F16C: no processor has one without the other.
+	avx2 := x.HasAVX2 && x.HasBMI1 && x.HasBMI2 && x.HasPOPCNT
 	if avx2 && x.HasAVX512F && x.HasAVX512BW && x.HasAVX512DQ && x.HasAVX512VL {
 		sets = append(sets, instructionSet{"avx512", map[gguf.Type]Codec{}})
 	}
