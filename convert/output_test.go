@@ -1,6 +1,8 @@
 package convert
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"errors"
 	"io/fs"
 	"math/rand/v2"
@@ -148,5 +150,69 @@ func TestRestIsDiscardedLoudly(t *testing.T) {
 	}
 	if _, err := os.Stat(out + partialSuffix); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the rest: %v", err)
+	}
+}
+
+// TestResumeBetweenNames goes on where a run was killed when the first of its
+// files had its name already.
+func TestResumeBetweenNames(t *testing.T) {
+	p, src, want := sample(t)
+	dir := t.TempDir()
+	outputs := []Output{{filepath.Join(dir, "o.gguf"), p}, {filepath.Join(dir, "p.gguf"), p}}
+	opts := FileOptions{RenderOptions: RenderOptions{Threads: 1}}
+	for i, o := range outputs {
+		f, err := openPartial(o, src, opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.render(t.Context(), o, src, opts); err != nil {
+			t.Fatal(err)
+		}
+		f.close()
+		if i == 0 { // killed after this
+			if err := os.Rename(o.Path+partialSuffix, o.Path); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	opts.Resume = true
+	results, err := WriteFiles(t.Context(), outputs, src, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, o := range outputs {
+		if data, err := os.ReadFile(o.Path); err != nil || !bytes.Equal(data, want) || results[i].SHA256 != sha256.Sum256(want) {
+			t.Errorf("%s: another file (%v)", o.Path, err)
+		}
+	}
+	if l := left(t, dir); l != "o.gguf p.gguf" {
+		t.Errorf("left: %s", l)
+	}
+}
+
+// TestResumeRefusesOtherInputs does not go on with another importance matrix,
+// or with weights that an earlier run would have refused.
+func TestResumeRefusesOtherInputs(t *testing.T) {
+	p, src, _ := sample(t)
+	dir := t.TempDir()
+	outputs := []Output{{filepath.Join(dir, "o.gguf"), p}}
+	begun, err := openPartial(outputs[0], src, FileOptions{Inputs: "a", RenderOptions: RenderOptions{Threads: 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	begun.close()
+	for _, opts := range []FileOptions{
+		{Resume: true, Inputs: "b"},
+		{Resume: true, Inputs: "a", RenderOptions: RenderOptions{AllowNonfinite: true}},
+	} {
+		if _, err := WriteFiles(t.Context(), outputs, src, opts); err == nil || !strings.Contains(err.Error(), "it was made with other options") {
+			t.Errorf("error %v", err)
+		}
+		if l := left(t, dir); l != "o.gguf.partial o.gguf.partial.journal" {
+			t.Fatalf("left: %s", l)
+		}
+	}
+	if _, err := WriteFiles(t.Context(), outputs, src, FileOptions{Resume: true, Inputs: "a", RenderOptions: RenderOptions{Threads: 3}}); err != nil {
+		t.Error(err)
 	}
 }

@@ -383,6 +383,7 @@ func TestBadOutputs(t *testing.T) {
 		code        int
 		want        string
 	}{
+		{os.DevNull, filepath.Join(dir, "o.gguf"), exitFailed, os.DevNull + ": is not a regular file or a folder"},
 		{source, dir, exitUsage, "is a folder: want the path of the file"},
 		{source, filepath.Join(dir, "none", "o.gguf"), exitFailed, "none does not exist"},
 		{source, filepath.Join(file, "o.gguf"), exitFailed, "not a directory"},

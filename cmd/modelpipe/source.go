@@ -102,6 +102,9 @@ func (a *app) openSource(ctx context.Context, arg string) (*source, error) {
 		s.fsys = os.DirFS(arg)
 		return s, nil
 	}
+	if !info.Mode().IsRegular() { // a pipe would wait for a writer
+		return nil, fmt.Errorf("%s: is not a regular file or a folder", arg)
+	}
 	dir, base := filepath.Split(arg)
 	if dir == "" {
 		dir = "."
