@@ -306,6 +306,11 @@ func sumSquares(x []float32) (sum float32) {
 
 // weigh fills weights with importance * sqrt(energy + x squared): how much an
 // element's error counts, given the mean energy around it.
+//
+// Inlined into some of its callers, Go 1.26 fuses the square and the sum on
+// arm64 in spite of the conversion.
+//
+//go:noinline
 func weigh(weights, importance, x []float32, energy float32) {
 	for i, v := range x {
 		weights[i] = float32(importance[i] * root(energy+float32(v*v)))
