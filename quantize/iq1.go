@@ -276,7 +276,7 @@ func writeIQ1_S(block []byte, _ *lattice, groups []ternary) {
 	var inverse float32
 	if highest != 0 {
 		d := highest / 15
-		binary.LittleEndian.PutUint16(block, halfBits(float32(d*1.125)))
+		binary.LittleEndian.PutUint16(block, scaleBits(float32(d*1.125)))
 		inverse = 1 / d
 	}
 	for j := range groups {
@@ -394,7 +394,7 @@ func writeIQ1_M(block []byte, l *lattice, groups []ternary) {
 	if sumq2 > 0 {
 		d = sumqx / sumq2
 	}
-	half := halfBits(float32(d * 1.1125))
+	half := scaleBits(float32(d * 1.1125))
 	for i := range packed {
 		packed[i] |= half >> (4 * i) & 15 << 12
 		binary.LittleEndian.PutUint16(block[48+2*i:], packed[i])

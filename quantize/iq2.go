@@ -65,7 +65,7 @@ var typeIQ2_XXS = &latticeType{
 	},
 	finish: func(block []byte, scales []float32, highest float32) {
 		d := highest / 31
-		binary.LittleEndian.PutUint16(block, halfBits(d))
+		binary.LittleEndian.PutUint16(block, scaleBits(d))
 		for j, scale := range scales {
 			block[2+8*j+7] |= scaleLevel(scale, 1/d, 15) << 4
 		}
@@ -120,7 +120,7 @@ var typeIQ2_XS = &latticeType{
 	},
 	finish: func(block []byte, scales []float32, highest float32) {
 		d := highest / 31
-		binary.LittleEndian.PutUint16(block, halfBits(d))
+		binary.LittleEndian.PutUint16(block, scaleBits(d))
 		putHalfScales(block[66:], scales, 1/d)
 	},
 }
@@ -163,7 +163,7 @@ var typeIQ2_S = &latticeType{
 	},
 	finish: func(block []byte, scales []float32, highest float32) {
 		d := highest / 31
-		binary.LittleEndian.PutUint16(block, halfBits(float32(d*0.9875)))
+		binary.LittleEndian.PutUint16(block, scaleBits(float32(d*0.9875)))
 		putHalfScales(block[74:], scales, 1/d)
 	},
 }

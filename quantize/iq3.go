@@ -89,7 +89,7 @@ var typeIQ3_XXS = &latticeType{
 	},
 	finish: func(block []byte, scales []float32, highest float32) {
 		d := highest / 31
-		binary.LittleEndian.PutUint16(block, halfBits(float32(d*1.0125)))
+		binary.LittleEndian.PutUint16(block, scaleBits(float32(d*1.0125)))
 		for j, scale := range scales {
 			block[66+4*j+3] |= scaleLevel(scale, 1/d, 15) << 4
 		}
@@ -128,7 +128,7 @@ var typeIQ3_S = &latticeType{
 	},
 	finish: func(block []byte, scales []float32, highest float32) {
 		d := highest / 31
-		binary.LittleEndian.PutUint16(block, halfBits(float32(d*1.033)))
+		binary.LittleEndian.PutUint16(block, scaleBits(float32(d*1.033)))
 		for j, scale := range scales {
 			block[106+j/2] |= scaleLevel(scale, 1/d, 15) << (4 * (j % 2))
 		}

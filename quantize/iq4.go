@@ -107,7 +107,7 @@ func encodeIQ4_NL(dst []byte, src []float32, cols int, importance []float32) {
 		x := src[at:][:32]
 		energy := float32(sumSquares(x) * (2.0 / 32))
 		scale := searchIQ4(x, part(importance, at%cols, 32), energy)
-		binary.LittleEndian.PutUint16(dst, halfBits(scale))
+		binary.LittleEndian.PutUint16(dst, scaleBits(scale))
 		packIQ4(dst[2:sizeIQ4_NL], x, inverseOf(scale))
 		dst = dst[sizeIQ4_NL:]
 	}
@@ -149,7 +149,7 @@ func encodeIQ4_XS(dst []byte, src []float32, cols int, importance []float32) {
 func putScalesIQ4_XS(block []byte, scales, inverses *[8]float32) {
 	clear(block[:8])
 	d := -signedPeak(scales[:]) / 32
-	binary.LittleEndian.PutUint16(block, halfBits(d))
+	binary.LittleEndian.PutUint16(block, scaleBits(d))
 	inverse := inverseOf(d)
 	var high uint16
 	for j, scale := range scales {

@@ -115,7 +115,7 @@ func (e iq4Encoder) encodeNL(dst []byte, src []float32, cols int, importance []f
 		if e.search(ws, x, groups, 1, at, cols, importance) {
 			for i := range groups {
 				scale := ws.scales[i]
-				binary.LittleEndian.PutUint16(block[i*sizeIQ4_NL:], halfBits(scale))
+				binary.LittleEndian.PutUint16(block[i*sizeIQ4_NL:], scaleBits(scale))
 				ws.inverses[i] = inverseOf(scale)
 			}
 			e.PackIQ4(&block[2], sizeIQ4_NL, &x[0], &ws.inverses[0], &codes[0], groups)
