@@ -45,7 +45,7 @@ bench: build
 	python3 bench/codecs.py $(BIN) $(PEER)/build/bin/libggml-base.so
 	$(PEER)/venv/bin/python bench/runs.py $(BIN) $(PEER) $(BENCH_MODEL) $(BENCH_TYPES)
 
-# Fails where a fast codec has lost half of its recorded lead over the plain
+# Fails where a fast codec has lost most of its recorded lead over the plain
 # one; `bench/ratios.sh --record` records anew.
 ratios:
 	bench/ratios.sh
