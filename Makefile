@@ -10,7 +10,7 @@ MODEL := testdata/stories260K
 all: build
 
 build:
-	GOEXPERIMENT=simd $(GO) build -trimpath -o $(BIN) ./cmd/modelpipe
+	$(GO) build -trimpath -o $(BIN) ./cmd/modelpipe
 
 run: build
 	mkdir -p out
