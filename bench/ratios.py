@@ -2,7 +2,7 @@
 """Compares how much faster the fast codecs are than the plain ones with a recorded baseline; ratios only, no times.
 
 usage: ratios.py BENCH_OUTPUT BASELINE.csv [--record]
-The ratio is of the shortest times of one run of `go test -bench`, which load disturbs least. It fails where one fell below 0.4
+The ratio is of the shortest times of one run of `go test -bench`, which load disturbs least. It fails where one fell below 0.2
 of what is recorded; codecs that the baseline or this processor does not know are passed over.
 """
 import collections, csv, re, sys
@@ -25,7 +25,7 @@ for row in csv.DictReader(open(baseline)):
     key = row['benchmark'], row['type'], row['codec']
     if key in ratios and float(row['ratio']) >= 2:
         checked += 1
-        if ratios[key] < 0.4 * float(row['ratio']):
+        if ratios[key] < 0.2 * float(row['ratio']):
             lost += 1
             print(f'{" ".join(key)}: {ratios[key]:.1f}x plain, recorded {row["ratio"]}x')
 print(f'{checked - lost} of {checked} recorded ratios hold')

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Times every codec's fast functions against the plain ones in one run, shows
-# them with benchstat, and fails where less than 0.4 of a recorded ratio is left.
+# them with benchstat, and fails where less than 0.2 of a recorded ratio is left.
 # usage: ratios.sh [--record]     --record rewrites bench/baseline.csv
 set -euo pipefail
 cd "$(dirname "$0")/.."
