@@ -4,25 +4,31 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 	. "github.com/gomlx/gomlx/core/graph" //nolint:staticcheck // a graph reads as a formula
+
+	"github.com/modelpipe/modelpipe/ops/spec"
 )
 
 // A program is a compiled graph with named inputs.
 type program struct {
 	name   string
 	inputs []string
+	roles  []spec.Role // of the taps among the outputs, in their order
 	graph  *Graph
+	device *Device
 }
 
 // A builder makes a program: build functions ask it for their inputs.
 type builder struct {
 	graph  *Graph
 	inputs []string
+	roles  []spec.Role
 }
 
 // input is the next parameter, a tensor of float32.
@@ -52,14 +58,13 @@ func (d *Device) program(key string, build func(*builder) []*Node) (p *program, 
 	if err := b.graph.Compile(outputs...); err != nil {
 		return nil, fmt.Errorf("compile graph %s: %w", name, err)
 	}
-	p = &program{name, b.inputs, b.graph}
+	p = &program{name, b.inputs, b.roles, b.graph, d}
 	d.programs[key] = p
 	return p, nil
 }
 
 // run computes a program. Inputs may hold more than the program takes. The
-// buffers of donated inputs belong to the program afterwards, even where it
-// fails.
+// donated ones are gone afterwards, even where it fails.
 func (p *program) run(inputs map[string]compute.Buffer, donated ...string) (outputs []compute.Buffer, err error) {
 	defer recovered(&err)
 	buffers := make([]compute.Buffer, len(p.inputs))
@@ -70,8 +75,12 @@ func (p *program) run(inputs map[string]compute.Buffer, donated ...string) (outp
 			return nil, fmt.Errorf("graph %s: no input %s", p.name, name)
 		}
 		buffers[i] = b
-		for _, d := range donated {
-			donate[i] = donate[i] || d == name
+		if slices.Contains(donated, name) {
+			// The Go backend takes the memory into its pool; elsewhere it is
+			// freed as soon as the computation has ended.
+			if donate[i] = p.device.shares; !donate[i] {
+				defer free(b)
+			}
 		}
 	}
 	outputs, err = p.graph.Executable().Execute(buffers, donate, 0)
@@ -80,6 +89,9 @@ func (p *program) run(inputs map[string]compute.Buffer, donated ...string) (outp
 	}
 	return outputs, nil
 }
+
+// shapeOf is the shape of float32 values.
+func shapeOf(dims ...int) shapes.Shape { return shapes.Make(dtypes.Float32, dims...) }
 
 // upload copies values to a buffer of the device.
 func (d *Device) upload(values any, dims ...int) (b compute.Buffer, err error) {
