@@ -5,6 +5,8 @@ package ops
 import (
 	"fmt"
 	"os"
+	"path/filepath"
+	"strings"
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/go-xla/compute/xla"
@@ -23,7 +25,11 @@ func openXLA(name, plugin string, batch int) (*Device, error) {
 	if err := os.Setenv(xla.NoAutoInstallEnv, "1"); err != nil {
 		return nil, err
 	}
-	b, err := compute.NewWithConfig("xla:" + plugin + ",tf32=false,preallocate=false")
+	options := ",tf32=false"
+	if strings.Contains(filepath.Base(plugin), "cuda") {
+		options += ",preallocate=false" // other plugins do not know it
+	}
+	b, err := compute.NewWithConfig("xla:" + plugin + options)
 	if err != nil {
 		return nil, fmt.Errorf("device %s: %w", name, err)
 	}
