@@ -49,7 +49,8 @@ var _ = register(family{
 })
 
 // latentAttention reads the dimensions of DeepSeek's attention. Where YaRN's
-// mscale_all_dim is set, scores are multiplied by its scale squared.
+// mscale_all_dim is set, scores are multiplied by its scale squared, as V3's
+// class and the code that came with V2 do; transformers' class for V2 does not.
 func (r *reader) latentAttention(norm *spec.Norm) *spec.Attention {
 	heads := r.dim("num_attention_heads")
 	l := &spec.MLA{
@@ -123,13 +124,17 @@ func (r *reader) deepseekExperts() *spec.MoE {
 		default:
 			r.fail("%s: unknown topk_method %q", r.name, method)
 		}
-		e.Normalize = r.flag("norm_topk_prob", false)
+		// In the code that came with the models, normalizing takes the place of
+		// scaling; transformers' class does not normalize.
+		if r.flag("norm_topk_prob", false) {
+			e.Normalize, e.NormEps, e.Scale = true, 1e-20, 1
+		}
 		return e
 	}
 	r.only("scoring_func", "sigmoid")
 	r.only("topk_method", "noaux_tc")
 	e.Scoring, e.GroupTop2 = spec.ScoreSigmoid, true
-	e.Groups, e.GroupsUsed = r.dim("n_group", 8), r.dim("topk_group", 4)
+	e.Groups, e.GroupsUsed = r.dim("n_group"), r.dim("topk_group")
 	e.Normalize, e.NormEps = r.flag("norm_topk_prob", true), 1e-20
 	return e
 }

@@ -49,7 +49,7 @@ var _ = register(family{
 				l.streamNorm(spec.PreMix, "input_layernorm", true)
 				l.streamNorm(spec.PreFFN, "post_attention_layernorm", true)
 			}
-			l.falconQKV(attn, bias)
+			l.groupedQKV(attn, "self_attention.query_key_value", bias)
 			l.linear(spec.AttnOut, "self_attention.dense", m.Width, m.Width, bias)
 			b.FFN = l.plainFFN("mlp.dense_h_to_4h", "mlp.dense_4h_to_h", act, inner, bias)
 			return b
@@ -59,13 +59,13 @@ var _ = register(family{
 	},
 })
 
-// falconQKV gives the parts of the fused matrix their places: per key head its
-// queries, the key, the value. With one key head that is all queries first,
-// and with as many as queries each head's three.
-func (l layer) falconQKV(a *spec.Attention, bias bool) {
+// groupedQKV gives the parts of a fused matrix their places that has, per key
+// head, its queries, the key and the value. With one key head that is all
+// queries first, and with as many as queries each head's three.
+func (l layer) groupedQKV(a *spec.Attention, name string, bias bool) {
 	queries := a.Heads / a.KVHeads * a.KeyDim
 	group := queries + 2*a.KeyDim
-	w, b := l.module(l.prefix+"self_attention.query_key_value", a.KVHeads*group, l.model.Width, bias)
+	w, b := l.module(l.prefix+name, a.KVHeads*group, l.model.Width, bias)
 	l.slice(l.slot(spec.Q), w, b, group, 0, queries)
 	l.slice(l.slot(spec.K), w, b, group, queries, a.KeyDim)
 	l.slice(l.slot(spec.V), w, b, group, queries+a.KeyDim, a.KeyDim)

@@ -20,7 +20,7 @@ import (
 const models = "../../convert/testdata/golden"
 
 // expected has transformers' float32 logits (BERT: hidden states) for prompt.
-const expected = "../testdata/expected"
+const expected = "../testdata/golden"
 
 // prompt is what the expected logits are of.
 var prompt = []int32{
@@ -133,12 +133,12 @@ func roundFrequencies(m *spec.Model) {
 // TestLogits holds what transformers computes for each family: to the last
 // digits of float32 with its frequencies, and nearly with exact ones.
 func TestLogits(t *testing.T) {
-	names, err := filepath.Glob(filepath.Join(expected, "*.f32"))
+	names, err := filepath.Glob(filepath.Join(expected, "*", "expected.f32"))
 	if err != nil || len(names) < 25 {
 		t.Fatalf("%d files of expected logits, %v", len(names), err)
 	}
 	for _, name := range names {
-		model := strings.TrimSuffix(filepath.Base(name), ".f32")
+		model := filepath.Base(filepath.Dir(name))
 		t.Run(model, func(t *testing.T) {
 			t.Parallel()
 			m, want := open(t, model), readExpected(t, name, len(prompt))
@@ -164,4 +164,69 @@ func forward(t testing.TB, m *spec.Model, ids []int32) [][]float64 {
 		t.Fatal(err)
 	}
 	return got
+}
+
+// llamacpp has what llama.cpp computes with converted models: the values of
+// every fourth of 40 positions.
+const llamacpp = "../fromgguf/testdata/llamacpp"
+
+// asLlamaCpp changes what llama.cpp is known to compute in another way.
+var asLlamaCpp = map[string]func(m *spec.Model){
+	// It knows of windows, and of layers without positions, in EXAONE 4 models
+	// of 64 layers only.
+	"exaone4": func(m *spec.Model) {
+		rope := m.Blocks[0].Attention.Rope
+		for i := range m.Blocks {
+			m.Blocks[i].Attention.Rope, m.Blocks[i].Attention.Window = rope, 0
+		}
+	},
+	// It limits experts to groups wherever there are groups, whatever
+	// topk_method says, and scores a group by its two best experts.
+	"dsv2-tied": func(m *spec.Model) {
+		for i := range m.Blocks {
+			if e := m.Blocks[i].FFN.MoE; e != nil {
+				e.Groups, e.GroupsUsed, e.GroupTop2 = 2, 1, true
+			}
+		}
+	},
+	// Its BitNet always has the activation of the first such models.
+	"bitnet-packed": func(m *spec.Model) {
+		for i := range m.Blocks {
+			m.Blocks[i].FFN.Activation = spec.SiLU
+		}
+	},
+}
+
+// TestLlamaCpp compares families of which there are no logits by transformers
+// with llama.cpp, which rounds and approximates more.
+func TestLlamaCpp(t *testing.T) {
+	names, err := filepath.Glob(filepath.Join(llamacpp, "*.f32"))
+	if err != nil || len(names) < 30 {
+		t.Fatalf("%d files of expected logits, %v", len(names), err)
+	}
+	ids := make([]int32, 40)
+	for i := range ids {
+		ids[i] = int32((7*i*i + 11*i + 5) % 300)
+	}
+	for _, name := range names {
+		model := strings.TrimSuffix(filepath.Base(name), ".f32")
+		t.Run(model, func(t *testing.T) {
+			t.Parallel()
+			m := open(t, model)
+			if as := asLlamaCpp[model]; as != nil {
+				as(m)
+			}
+			var got [][]float64
+			for i, row := range forward(t, m, ids) {
+				if i%4 == 3 {
+					got = append(got, row)
+				}
+			}
+			nmse, _ := compare(t, got, readExpected(t, name, len(got)))
+			t.Logf("nmse %.2g", nmse)
+			if !(nmse <= 1e-6) {
+				t.Errorf("nmse %.3g: want at most 1e-6", nmse)
+			}
+		})
+	}
 }

@@ -30,3 +30,38 @@ var _ = register(family{
 		r.model.Head = r.head("lm_head", false, false)
 	},
 })
+
+// GLM-4.5: DeepSeek's experts with ordinary attention, half of each head turned.
+var _ = register(family{
+	classes:  []string{"Glm4MoeForCausalLM"},
+	prefixes: decoderNames,
+	buffers:  inverseFrequencies,
+	read: func(r *reader) {
+		r.size()
+		r.embedding("embed_tokens")
+		norm, attn := r.rms(1e-5), r.heads()
+		attn.Rope = r.ropeOf("", attn.KeyDim, rotary{theta: 10000, partial: 0.5})
+		bias, headNorms := r.flag("attention_bias", false), r.flag("use_qk_norm", false)
+		act, inner := r.activation("hidden_act"), r.dim("intermediate_size")
+		dense, moe := r.count("first_k_dense_replace"), r.deepseekExperts()
+		r.layers("num_hidden_layers", "layers.%d.", func(l layer) spec.Block {
+			l.streamNorm(spec.PreMix, "input_layernorm", false)
+			l.streamNorm(spec.PreFFN, "post_attention_layernorm", false)
+			l.selfAttn(attn, bias, false)
+			if headNorms {
+				l.headNorms(norm, attn, "self_attn.q_norm", "self_attn.k_norm")
+			}
+			b := spec.Block{PreMix: norm, PreFFN: norm, Attention: attn}
+			if l.i < dense {
+				b.FFN = l.mlp(act, inner, false)
+				return b
+			}
+			l.deepseekMoE(moe)
+			b.FFN = spec.FFN{Gated: true, Activation: act, MoE: moe}
+			return b
+		})
+		r.dropPredictors(len(r.model.Blocks))
+		r.finalNorm(norm, "norm", false)
+		r.model.Head = r.head("lm_head", false, false)
+	},
+})

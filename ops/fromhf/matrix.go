@@ -22,6 +22,11 @@ type tensor struct {
 	claimed bool
 }
 
+// plain reports whether the tensor holds plain numbers.
+func (t *tensor) plain() bool {
+	return t.DType == safetensors.F32 || t.DType == safetensors.F16 || t.DType == safetensors.BF16
+}
+
 // bytes reads stored bytes from an offset in the tensor's data on.
 func (t *tensor) bytes(dst []byte, offset int64) error {
 	n, err := t.file.Data(t.Tensor).ReadAt(dst, offset)

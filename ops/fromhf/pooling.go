@@ -11,12 +11,6 @@ import (
 // sequence.
 const poolingFile = "1_Pooling/config.json"
 
-// pooled reports whether the folder is an embedding model's.
-func (r *reader) pooled() bool {
-	_, err := fs.Stat(r.fsys, poolingFile)
-	return err == nil
-}
-
 // pooling reads how a vector is made of a sequence; PoolNone where the folder
 // does not say.
 func (r *reader) pooling() spec.Pooling {

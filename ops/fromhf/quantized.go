@@ -16,6 +16,9 @@ type scheme struct {
 	// is no plain number; nil: there are none.
 	scaled func(r *reader, t *tensor, name string, rows, cols int) spec.Weight
 
+	// shape is the shape of a matrix that scaled reads; nil: the matrix's own.
+	shape func(rows, cols int) (int, int)
+
 	// packed reads a matrix that has no tensor of its usual name; nil: there
 	// are none.
 	packed func(r *reader, name string, rows, cols int) spec.Weight
@@ -52,6 +55,8 @@ func (c *config) quantization() (*scheme, error) {
 		}
 	case "mxfp4":
 		s.mxfp4 = true
+	case "bitnet":
+		q.bitNet(s)
 	case "compressed-tensors":
 		q.compressedTensors(s)
 	default:
@@ -130,7 +135,6 @@ func scaledFP8(r *reader, t *tensor, name string, rows, cols, height, width int)
 		return spec.Weight{}
 	}
 	r.drop(name + ".input_scale") // of activations
-	rows = int(t.Shape[0])
 	var scales *tensor
 	if height > 0 {
 		scales = r.numeric(name+".weight_scale_inv", (rows+height-1)/height, (cols+width-1)/width)
@@ -200,7 +204,6 @@ func (p packing) matrix(r *reader, name string, rows, cols int) spec.Weight {
 	if packed == nil || scales == nil {
 		return spec.Weight{}
 	}
-	rows = int(packed.Shape[0])
 	w := spec.Weight{
 		Names: []string{packed.Name, scales.Name},
 		Rows:  rows, Cols: cols, Type: fmt.Sprintf("I%d", p.bits),

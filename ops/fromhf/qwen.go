@@ -79,14 +79,8 @@ func readQwen(r *reader) {
 		return b
 	})
 	r.finalNorm(norm, "norm", false)
-	switch r.class {
-	case "Qwen2Model", "Qwen3Model":
-	default:
-		if !r.pooled() {
-			r.model.Head = r.head("lm_head", false, false)
-			return
-		}
-		r.drop("lm_head.weight")
+	if r.class != "Qwen2Model" && r.class != "Qwen3Model" {
+		r.model.Head = r.head("lm_head", false, false)
 	}
 	r.model.Pooling = r.pooling()
 }

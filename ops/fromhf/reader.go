@@ -22,8 +22,7 @@ type reader struct {
 	model   *spec.Model
 }
 
-// claim returns a tensor that the model must have, of the given shape; a 0 in
-// it stands for any size.
+// claim returns a tensor that the model must have, of the given shape.
 func (r *reader) claim(name string, shape ...int) *tensor {
 	if r.err != nil {
 		return nil
@@ -35,7 +34,7 @@ func (r *reader) claim(name string, shape ...int) *tensor {
 	}
 	ok := len(t.Shape) == len(shape)
 	for i := 0; ok && i < len(shape); i++ {
-		ok = t.Shape[i] > 0 && t.Shape[i] <= maxDim && (shape[i] == 0 || int64(shape[i]) == t.Shape[i])
+		ok = shape[i] > 0 && int64(shape[i]) == t.Shape[i]
 	}
 	if !ok {
 		r.fail("%s: tensor %s is %v: want %v from the config", t.file.Name, t.Name, t.Shape, shape)
@@ -49,16 +48,12 @@ func (r *reader) claim(name string, shape ...int) *tensor {
 	return t
 }
 
-// number claims a tensor of plain numbers.
+// numeric claims a tensor of plain numbers.
 func (r *reader) numeric(name string, shape ...int) *tensor {
 	t := r.claim(name, shape...)
-	if t != nil {
-		switch t.DType.String() {
-		case "F32", "F16", "BF16":
-		default:
-			r.fail("%s: tensor %s is of type %s, for which the config has no quantization", t.file.Name, t.Name, t.DType)
-			return nil
-		}
+	if t != nil && !t.plain() {
+		r.fail("%s: tensor %s is of type %s, for which the config has no quantization", t.file.Name, t.Name, t.DType)
+		return nil
 	}
 	return t
 }
@@ -95,20 +90,28 @@ func (r *reader) module(name string, rows, cols int, bias bool) (w, b spec.Weigh
 // matrix is the weight of a torch.nn.Linear or an embedding, in whatever form
 // it is stored.
 func (r *reader) matrix(name string, rows, cols int) spec.Weight {
-	if r.err == nil && r.scheme != nil && r.tensors[name+".weight"] == nil {
-		return r.scheme.packed(r, name, rows, cols)
-	}
-	t := r.claim(name+".weight", rows, cols)
+	s := r.scheme
+	stored := r.tensors[name+".weight"]
 	switch {
-	case t == nil:
+	case r.err != nil:
 		return spec.Weight{}
-	case t.DType.String() == "F32", t.DType.String() == "F16", t.DType.String() == "BF16":
-		return dense(t, 0, int(t.Shape[0]), cols)
-	case r.scheme == nil || r.scheme.scaled == nil:
-		r.fail("%s: tensor %s is of type %s, for which the config has no quantization", t.file.Name, t.Name, t.DType)
+	case stored == nil && s != nil && s.packed != nil:
+		return s.packed(r, name, rows, cols)
+	case stored == nil || stored.plain() || s == nil || s.scaled == nil:
+		if t := r.numeric(name+".weight", rows, cols); t != nil {
+			return dense(t, 0, rows, cols)
+		}
 		return spec.Weight{}
 	}
-	return r.scheme.scaled(r, t, name, rows, cols)
+	height, width := rows, cols
+	if s.shape != nil {
+		height, width = s.shape(rows, cols)
+	}
+	t := r.claim(name+".weight", height, width)
+	if t == nil {
+		return spec.Weight{}
+	}
+	return s.scaled(r, t, name, rows, cols)
 }
 
 // linear gives a torch.nn.Linear its place.
@@ -162,9 +165,7 @@ func (r *reader) norm(s spec.Slot, name string, width int, bias bool) {
 	}
 }
 
-// size reads what every decoder has. The embedding may have more rows than the
-// config's vocabulary is long, where it is padded; then the rows beyond are
-// left out.
+// size reads what every decoder has.
 func (r *reader) size() {
 	r.model.Vocab = r.dim("vocab_size")
 	r.model.Width = r.dim("hidden_size")
@@ -235,7 +236,7 @@ func (l layer) norm(role spec.Role, name string, width int, bias bool) {
 	l.reader.norm(l.slot(role), l.prefix+name, width, bias)
 }
 
-// normWidth is norm over the residual stream.
+// streamNorm is norm over the residual stream.
 func (l layer) streamNorm(role spec.Role, name string, bias bool) {
 	l.norm(role, name, l.model.Width, bias)
 }
@@ -414,10 +415,6 @@ func (r *reader) windowed(layers int, rule func(i int) bool) []bool {
 	return out
 }
 
-// all and none are rules for windowed.
-func all(int) bool  { return true }
-func none(int) bool { return false }
-
 // indices returns an array of layer numbers.
 func (r *reader) indices(field string) []int {
 	var out []int
@@ -434,3 +431,6 @@ func (r *reader) drop(name string) {
 		t.claimed = true
 	}
 }
+
+// none is a rule for windowed.
+func none(int) bool { return false }
