@@ -524,9 +524,12 @@ func (b *builder) rest() {
 		if t.used || b.ahead(name) {
 			continue
 		}
-		if strings.HasSuffix(name, ".input_scale") {
-			t.used = true // for a runtime that quantizes activations
-			continue
+		if base, ok := strings.CutSuffix(name, ".input_scale"); ok && b.has(base+".weight") && b.tensors[base+".weight"].used {
+			continue // for a runtime that quantizes activations
+		}
+		if strings.HasPrefix(name, "cls.") {
+			b.fail("%s: tensor %s: rerankers and classifiers cannot be run here", t.file, name)
+			break
 		}
 		b.fail("%s: tensor %s: llama.cpp has no use for it in this architecture", t.file, name)
 	}

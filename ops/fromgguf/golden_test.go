@@ -9,6 +9,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"testing/fstest"
 
@@ -64,57 +65,68 @@ func opened(t testing.TB, name, preset string) *spec.Model {
 	return m
 }
 
-// expectation is what a reference computed for the tokens of IDs: a row of
-// values for each, in NAME/expected.f32.
+// expectation is what transformers computed for the tokens of IDs: a row of
+// values for each, in expected.f32.
 type expectation struct {
 	IDs   []int32 `json:"ids"`
 	Shape [2]int  `json:"shape"`
-	rows  [][]float64
 }
 
-func expected(t testing.TB, dir string) expectation {
+func expected(t testing.TB, dir string) ([]int32, [][]float64) {
 	t.Helper()
 	var e expectation
 	data, err := os.ReadFile(filepath.Join(dir, "expected.json"))
 	if err == nil {
 		err = json.Unmarshal(data, &e)
 	}
-	if err == nil {
-		data, err = os.ReadFile(filepath.Join(dir, "expected.f32"))
-	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(data) != 4*e.Shape[0]*e.Shape[1] {
-		t.Fatalf("%s: %d bytes for %v", dir, len(data), e.Shape)
-	}
-	for row := range e.Shape[0] {
-		e.rows = append(e.rows, make([]float64, e.Shape[1]))
-		for i := range e.rows[row] {
-			e.rows[row][i] = float64(math.Float32frombits(binary.LittleEndian.Uint32(data[4*(row*e.Shape[1]+i):])))
-		}
-	}
-	return e
+	return e.IDs, rowsOf(t, filepath.Join(dir, "expected.f32"), e.Shape[1])
 }
 
-// agree compares what a model gives with what is expected.
-func agree(t *testing.T, m *spec.Model, e expectation, most float64) {
+// rowsOf reads rows of width little-endian float32.
+func rowsOf(t testing.TB, file string, width int) [][]float64 {
 	t.Helper()
-	got, err := plain.Forward(context.Background(), m, e.IDs)
+	data, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(got) != len(e.rows) || len(got[0]) != len(e.rows[0]) {
-		t.Fatalf("%d rows of %d: want %d of %d", len(got), len(got[0]), len(e.rows), len(e.rows[0]))
+	if len(data) == 0 || len(data)%(4*width) != 0 {
+		t.Fatalf("%s: %d bytes are no rows of %d", file, len(data), width)
+	}
+	var rows [][]float64
+	for ; len(data) > 0; data = data[4*width:] {
+		row := make([]float64, width)
+		for i := range row {
+			row[i] = float64(math.Float32frombits(binary.LittleEndian.Uint32(data[4*i:])))
+		}
+		rows = append(rows, row)
+	}
+	return rows
+}
+
+// agree compares what a model gives with what is expected: rows are those of
+// the positions first, first+step, and so on.
+func agree(t *testing.T, m *spec.Model, ids []int32, rows [][]float64, first, step int, most float64) {
+	t.Helper()
+	got, err := plain.Forward(context.Background(), m, ids)
+	if err != nil {
+		t.Fatal(err)
 	}
 	var diff, norm float64
-	for i, row := range got {
-		for j, v := range row {
-			diff += (v - e.rows[i][j]) * (v - e.rows[i][j])
-			norm += e.rows[i][j] * e.rows[i][j]
+	for i, want := range rows {
+		at := first + i*step
+		row := got[at]
+		if len(row) != len(want) {
+			t.Fatalf("%d values: want %d", len(row), len(want))
 		}
-		if g, w := top(row), top(e.rows[i]); m.Head != nil && g != w {
-			t.Errorf("token %d: most probable is %d: want %d", i, g, w)
+		for j, v := range row {
+			diff += (v - want[j]) * (v - want[j])
+			norm += want[j] * want[j]
+		}
+		if g, w := top(row), top(want); m.Head != nil && g != w {
+			t.Errorf("token %d: most probable is %d: want %d", at, g, w)
 		}
 	}
 	nmse := diff / norm
@@ -166,7 +178,8 @@ func TestGoldens(t *testing.T) {
 					}
 				}
 			}
-			agree(t, m, expected(t, dir), most)
+			ids, rows := expected(t, dir)
+			agree(t, m, ids, rows, 0, 1, most)
 		})
 	}
 }
@@ -189,4 +202,32 @@ func unroundedYaRN(n int, base, factor, context float64) []float64 {
 		f[i] = math.Pow(base, -float64(i)/float64(n)) * (ramp/factor + 1 - ramp)
 	}
 	return f
+}
+
+// TestAgainstRuntime holds models of the further architectures to what
+// llama.cpp computes with the same file: see testdata/llamacpp.
+func TestAgainstRuntime(t *testing.T) {
+	files, err := filepath.Glob("testdata/llamacpp/*.f32")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no results (%v)", err)
+	}
+	ids := make([]int32, 40)
+	for i := range ids {
+		ids[i] = int32((7*i*i + 11*i + 5) % 300)
+	}
+	for _, file := range files {
+		name := strings.TrimSuffix(filepath.Base(file), ".f32")
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := opened(t, name, "f32")
+			most, width := 1e-11, m.Vocab
+			if m.Head == nil {
+				width = m.Width
+			}
+			if m.Blocks[0].FFN.Activation == spec.GELUTanh {
+				most = 1e-6 // llama.cpp looks GELU up in a table of 16-bit floats
+			}
+			agree(t, m, ids, rowsOf(t, file, width), 3, 4, most)
+		})
+	}
 }
