@@ -20,6 +20,7 @@ package spec
 import (
 	"context"
 	"fmt"
+	"io"
 )
 
 // A Model is a specification and its weights.
@@ -44,6 +45,18 @@ type Model struct {
 	// for each optional one (biases, sinks, factors) that the source has. The
 	// presence of an optional entry is what switches it on.
 	Weights map[Slot]Weight
+
+	// Source is the open files that Weights read from; nil where whoever
+	// opened the model closes them.
+	Source io.Closer
+}
+
+// Close closes the files that the model's weights are read from.
+func (m *Model) Close() error {
+	if m.Source == nil {
+		return nil
+	}
+	return m.Source.Close()
 }
 
 // Embedding is how token ids become the residual stream: the rows of
