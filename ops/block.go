@@ -51,7 +51,15 @@ type blockGraph struct {
 	form
 	*builder
 	taps  []*Node
-	valid *Node // [rows, 1], 1 for rows that are tokens; nil: all are
+	in    *Node  // the residual stream before a whole block
+	used  []used // the matrices that a whole block has multiplied by
+	valid *Node  // [rows, 1], 1 for rows that are tokens; nil: all are
+}
+
+// used is a matrix's role, input and output.
+type used struct {
+	role spec.Role
+	x, y *Node
 }
 
 func (g *blockGraph) has(r spec.Role) bool { _, ok := g.Roles[r]; return ok }
@@ -78,6 +86,7 @@ func (g *blockGraph) tap(r spec.Role, x *Node) {
 // mul is x times the transpose of a matrix, plus its bias.
 func (g *blockGraph) mul(r spec.Role, x *Node) *Node {
 	y := DotGeneral(x, []int{1}, nil, g.weight(r), []int{1}, nil)
+	g.used = append(g.used, used{r, x, y})
 	if g.has(r.Bias()) {
 		y = Add(y, g.weight(r.Bias()))
 	}
@@ -97,7 +106,7 @@ func (g *blockGraph) norm(n *spec.Norm, r spec.Role, x *Node) *Node {
 	if n.Kind != spec.L2Norm {
 		sum = MulScalar(sum, 1/size)
 	}
-	x = Mul(x, Rsqrt(AddScalar(sum, n.Eps)))
+	x = Mul(x, Reciprocal(Sqrt(AddScalar(sum, n.Eps)))) // Rsqrt has no gradient
 	affine := func(r spec.Role) *Node { // as many axes as x has, the last two of them its own
 		w := g.weight(r)
 		return ExpandLeftToRank(w, x.Rank())
@@ -135,6 +144,7 @@ func (g *blockGraph) mixed(x *Node) *Node {
 func (g *blockGraph) whole() []*Node {
 	b := g.Block
 	x := g.input("x", g.Sequences*g.Length, g.Width)
+	g.in = x
 	in := g.norm(b.PreMix, spec.PreMix, x)
 	mix := g.mixed(in)
 	if b.Parallel {
