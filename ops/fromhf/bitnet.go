@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/modelpipe/modelpipe/ops/spec"
+	"github.com/modelpipe/modelpipe/safetensors"
 )
 
 // BitNet: a Llama with a squared ReLU and norms inside of both parts, whose
@@ -53,7 +54,7 @@ func (q *config) bitNet(s *scheme) {
 	}
 	s.shape = func(rows, cols int) (int, int) { return (rows + 3) / 4, cols }
 	s.scaled = func(r *reader, t *tensor, name string, rows, cols int) spec.Weight {
-		if t.DType.String() != "U8" || rows%4 != 0 {
+		if t.DType != safetensors.U8 || rows%4 != 0 {
 			r.fail("%s: tensor %s of %d rows is of type %s: want U8 and a multiple of 4", t.file.Name, t.Name, rows, t.DType)
 			return spec.Weight{}
 		}

@@ -9,7 +9,7 @@ import (
 // LFM2: gated short convolutions in most layers, attention with norms of each
 // head in the others.
 var _ = register(family{
-	classes:  []string{"Lfm2ForCausalLM"},
+	classes:  []string{"Lfm2ForCausalLM", "LFM2ForCausalLM"},
 	prefixes: decoderNames,
 	buffers:  inverseFrequencies,
 	read: func(r *reader) {

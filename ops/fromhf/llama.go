@@ -16,23 +16,24 @@ var inverseFrequencies = []string{"rotary_emb.inv_freq"}
 // Mistral, whose layers may all have a sliding window; Seed-OSS; ERNIE 4.5,
 // whose pairs are interleaved; Arcee, without gate. SmolLM is a Llama.
 var _ = register(family{
-	classes:  []string{"LlamaForCausalLM", "MistralForCausalLM", "SeedOssForCausalLM", "Ernie4_5_ForCausalLM", "ArceeForCausalLM"},
+	classes:  []string{"LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM", "SeedOssForCausalLM", "Ernie4_5_ForCausalLM", "Ernie4_5ForCausalLM", "ArceeForCausalLM"},
 	prefixes: decoderNames,
 	buffers:  inverseFrequencies,
 	read: func(r *reader) {
 		r.size()
 		r.embedding("embed_tokens")
 		norm, attn := r.rms(1e-6), r.heads()
-		attn.Rope = r.ropeOf("", attn.KeyDim, rotary{theta: 10000, interleaved: r.class == "Ernie4_5_ForCausalLM"})
+		ernie := r.class == "Ernie4_5_ForCausalLM" || r.class == "Ernie4_5ForCausalLM"
+		attn.Rope = r.ropeOf("", attn.KeyDim, rotary{theta: 10000, interleaved: ernie})
 		act, inner := r.activation("hidden_act"), r.dim("intermediate_size")
 		var bias, outBias, mlpBias bool
-		switch r.class {
-		case "MistralForCausalLM":
+		switch {
+		case r.class == "MistralForCausalLM":
 			attn.Window = r.count("sliding_window", 0)
-		case "Ernie4_5_ForCausalLM":
+		case ernie:
 			bias = r.flag("use_bias", false)
 			outBias, mlpBias = bias, bias
-		case "SeedOssForCausalLM":
+		case r.class == "SeedOssForCausalLM":
 			bias, outBias, mlpBias = r.flag("attention_bias", true), r.flag("attention_out_bias", false), r.flag("mlp_bias", false)
 		default:
 			bias, mlpBias = r.flag("attention_bias", false), r.flag("mlp_bias", false)
@@ -51,7 +52,7 @@ var _ = register(family{
 			return b
 		})
 		r.finalNorm(norm, "norm", false)
-		r.model.Head = r.head("lm_head", r.class == "Ernie4_5_ForCausalLM", false)
+		r.model.Head = r.head("lm_head", ernie, false)
 	},
 })
 

@@ -7,6 +7,7 @@ import (
 	"math"
 
 	"github.com/modelpipe/modelpipe/ops/spec"
+	"github.com/modelpipe/modelpipe/safetensors"
 )
 
 // A scheme reads the matrices of a quantized checkpoint as the values that
@@ -46,13 +47,16 @@ func (c *config) quantization() (*scheme, error) {
 			}
 			height, width = int(size[0]), int(size[1])
 		}
-		s.scaled = func(r *reader, t *tensor, name string, rows, cols int) spec.Weight {
-			return scaledFP8(r, t, name, rows, cols, height, width)
-		}
+		s.scaled = scaledBytes(safetensors.F8E4M3, height, width)
 	case "fbgemm_fp8":
-		s.scaled = func(r *reader, t *tensor, name string, rows, cols int) spec.Weight {
-			return scaledFP8(r, t, name, rows, cols, 0, 0)
-		}
+		s.scaled = scaledBytes(safetensors.F8E4M3, 0, 0)
+	case "modelopt":
+		q.only("quant_algo", "FP8")
+		s.scaled = scaledBytes(safetensors.F8E4M3, 0, 0)
+	case "gptq":
+		q.gptq(s)
+	case "awq":
+		q.awq(s)
 	case "mxfp4":
 		s.mxfp4 = true
 	case "bitnet":
@@ -90,9 +94,13 @@ func (q *config) compressedTensors(s *scheme) {
 				w.only("num_bits", 8.0)
 				w.only("type", "float")
 				w.only("strategy", "channel", "tensor")
-				s.scaled = func(r *reader, t *tensor, name string, rows, cols int) spec.Weight {
-					return scaledFP8(r, t, name, rows, cols, 0, 0)
-				}
+				s.scaled = scaledBytes(safetensors.F8E4M3, 0, 0)
+			case "int-quantized":
+				w.only("num_bits", 8.0)
+				w.only("type", "int")
+				w.only("strategy", "channel", "tensor")
+				w.only("symmetric", true)
+				s.scaled = scaledBytes(safetensors.I8, 0, 0)
 			default:
 				q.fail("%s: format %q has no reader", q.name, format)
 			}
@@ -126,58 +134,66 @@ func (w *config) packQuantized(s *scheme) {
 	s.packed = p.matrix
 }
 
-// scaledFP8 is a matrix of 8-bit floats times scales: one for each block of
-// height x width in NAME.weight_scale_inv, or without blocks one for each row
-// or one in all in NAME.weight_scale.
-func scaledFP8(r *reader, t *tensor, name string, rows, cols, height, width int) spec.Weight {
-	if t.DType.String() != "F8_E4M3" {
-		r.fail("%s: tensor %s is of type %s: want F8_E4M3", t.file.Name, t.Name, t.DType)
-		return spec.Weight{}
-	}
-	r.drop(name + ".input_scale") // of activations
-	var scales *tensor
-	if height > 0 {
-		scales = r.numeric(name+".weight_scale_inv", (rows+height-1)/height, (cols+width-1)/width)
-	} else {
-		height, width = rows, cols
-		scale := name + ".weight_scale"
-		switch s := r.tensors[scale]; {
-		case s != nil && len(s.Shape) == 0:
-			scales = r.numeric(scale)
-		case s != nil && len(s.Shape) == 1 && s.Shape[0] == 1:
-			scales = r.numeric(scale, 1)
-		default:
-			scales = r.numeric(scale, rows, 1)
-			height = 1
+// byteScales are what checkpoints keep beside matrices of one byte per value
+// for activations and caches.
+var byteScales = []string{".input_scale", ".input_scale_ub", ".output_scale", ".k_scale", ".v_scale"}
+
+// scaledBytes returns the reader of matrices of a type of one byte, times
+// scales: one for each block of height x width in NAME.weight_scale_inv, or
+// without blocks one for each row or one in all in NAME.weight_scale.
+func scaledBytes(dtype safetensors.DType, height, width int) func(r *reader, t *tensor, name string, rows, cols int) spec.Weight {
+	return func(r *reader, t *tensor, name string, rows, cols int) spec.Weight {
+		if t.DType != dtype {
+			r.fail("%s: tensor %s is of type %s: want %s", t.file.Name, t.Name, t.DType, dtype)
+			return spec.Weight{}
 		}
-	}
-	if scales == nil {
-		return spec.Weight{}
-	}
-	across := (cols + width - 1) / width
-	w := dense(t, 0, rows, cols)
-	w.Names = append(w.Names, scales.Name)
-	read := w.Read
-	w.Read = func(ctx context.Context, dst []float32, first int) error {
-		if err := read(ctx, dst, first); err != nil {
-			return err
+		for _, ending := range byteScales {
+			r.drop(name + ending)
 		}
-		var row []float32 // of scales
-		last := -1
-		for i := range len(dst) / cols {
-			if at := (first + i) / height; at != last {
-				row, last = make([]float32, across), at
-				if err := scales.values(ctx, row, int64(at)*int64(across)); err != nil {
-					return err
+		height, width := height, width
+		var scales *tensor
+		if height > 0 {
+			scales = r.numeric(name+".weight_scale_inv", (rows+height-1)/height, (cols+width-1)/width)
+		} else {
+			height, width = rows, cols
+			scale := name + ".weight_scale"
+			switch s := r.tensors[scale]; {
+			case s != nil && len(s.Shape) == 0:
+				scales = r.numeric(scale)
+			case s != nil && len(s.Shape) == 1 && s.Shape[0] == 1:
+				scales = r.numeric(scale, 1)
+			default:
+				scales = r.numeric(scale, rows, 1)
+				height = 1
+			}
+		}
+		if scales == nil {
+			return spec.Weight{}
+		}
+		across := (cols + width - 1) / width
+		w := dense(t, 0, rows, cols)
+		w.Names = append(w.Names, scales.Name)
+		read := w.Read
+		w.Read = func(ctx context.Context, dst []float32, first int) error {
+			if err := read(ctx, dst, first); err != nil {
+				return err
+			}
+			row, last := make([]float32, across), -1 // of scales
+			for i := range len(dst) / cols {
+				if at := (first + i) / height; at != last {
+					last = at
+					if err := scales.values(ctx, row, int64(at)*int64(across)); err != nil {
+						return err
+					}
+				}
+				for j := range cols {
+					dst[i*cols+j] *= row[j/width]
 				}
 			}
-			for j := range cols {
-				dst[i*cols+j] *= row[j/width]
-			}
+			return nil
 		}
-		return nil
+		return w
 	}
-	return w
 }
 
 // packing is how compressed-tensors packs integers: each row's values, plus
@@ -219,7 +235,7 @@ func (p packing) matrix(r *reader, name string, rows, cols int) spec.Weight {
 		w.Names = append(w.Names, zeros.Name)
 	}
 	for _, t := range tensors {
-		if t.DType.String() != "I32" {
+		if t.DType != safetensors.I32 {
 			r.fail("%s: tensor %s is of type %s: want I32", t.file.Name, t.Name, t.DType)
 			return spec.Weight{}
 		}
@@ -273,7 +289,7 @@ func (r *reader) groupIndex(t *tensor, groups int) []int {
 	if t == nil {
 		return nil
 	}
-	if t.DType.String() != "I32" {
+	if t.DType != safetensors.I32 {
 		r.fail("%s: tensor %s is of type %s: want I32", t.file.Name, t.Name, t.DType)
 		return nil
 	}
@@ -307,7 +323,7 @@ func (l layer) mxfp4Matrices(name string, experts, rows, cols int) func(x int) s
 	blocks := l.claim(l.prefix+name+"_blocks", experts, rows, cols/32, 16)
 	scales := l.claim(l.prefix+name+"_scales", experts, rows, cols/32)
 	for _, t := range []*tensor{blocks, scales} {
-		if t != nil && t.DType.String() != "U8" {
+		if t != nil && t.DType != safetensors.U8 {
 			l.fail("%s: tensor %s is of type %s: want U8", t.file.Name, t.Name, t.DType)
 		}
 	}

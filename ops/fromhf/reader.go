@@ -271,7 +271,7 @@ func (r *reader) checkHeads(a *spec.Attention) {
 	if a.Heads%a.KVHeads != 0 {
 		r.fail("%s: %d heads do not share %d key heads evenly", r.name, a.Heads, a.KVHeads)
 	}
-	if a.Heads*a.KeyDim > maxDim {
+	if a.KeyDim > maxHead || a.Heads*a.KeyDim > maxDim {
 		r.fail("%s: %d heads of %d values: too many", r.name, a.Heads, a.KeyDim)
 		a.Heads, a.KVHeads, a.KeyDim = 1, 1, 1
 	}

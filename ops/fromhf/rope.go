@@ -67,8 +67,8 @@ func (r *reader) partialRotary(scaling *config, def float64) float64 {
 // modeling_rope_utils.py does. scaling may be nil.
 func (r *reader) rope(theta float64, scaling *config, dim int, fam rotary) *spec.Rope {
 	dims := int(float64(dim) * r.partialRotary(scaling, fam.partial))
-	if dims < 2 || dims%2 != 0 {
-		r.fail("%s: %d of a head's %d values would turn: want an even number", r.name, dims, dim)
+	if dims < 2 || dims%2 != 0 || dims > maxHead {
+		r.fail("%s: %d of a head's %d values would turn: want an even number of at most %d", r.name, dims, dim, maxHead)
 		return nil
 	}
 	rope := &spec.Rope{InvFreq: make([]float64, dims/2), Magnitude: 1, Interleaved: fam.interleaved}
