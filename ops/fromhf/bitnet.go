@@ -42,7 +42,7 @@ var _ = register(family{
 // the rows/4 stored rows has rows i, i+rows/4, ... from the lowest bits on.
 // NAME.weight_scale multiplies them (autobitlinear) or divides them
 // (bitlinear).
-func (q *config) bitNet(s *scheme) {
+func bitNet(q *config, s *scheme) {
 	q.only("quantization_mode", "offline")
 	divides := false
 	switch class := q.text("linear_class", "bitlinear"); class {

@@ -27,8 +27,8 @@ type inputMajor struct {
 }
 
 // gptq reads GPTQ's settings. Version 1 of its format stores zeros less one.
-func (q *config) gptq(s *scheme) {
-	p := q.inputMajor("bits")
+func gptq(q *config, s *scheme) {
+	p := newInputMajor(q, "bits")
 	p.alongInputs = true
 	switch format := q.text("checkpoint_format", "gptq"); format {
 	case "gptq":
@@ -42,8 +42,8 @@ func (q *config) gptq(s *scheme) {
 
 // awq reads AWQ's settings, of the format for its kernel gemm, which wants
 // outputs 0, 2, 4, 6, 1, 3, 5, 7 in this order in a word.
-func (q *config) awq(s *scheme) {
-	p := q.inputMajor(q.either("bits", "w_bit"))
+func awq(q *config, s *scheme) {
+	p := newInputMajor(q, q.either("bits", "w_bit"))
 	if p.bits != 4 {
 		q.fail("%s: bits is %d: want 4", q.name, p.bits)
 	}
@@ -55,7 +55,7 @@ func (q *config) awq(s *scheme) {
 	s.packed = p.matrix
 }
 
-func (q *config) inputMajor(bits string) inputMajor {
+func newInputMajor(q *config, bits string) inputMajor {
 	p := inputMajor{bits: q.dim(bits)}
 	if p.bits != 4 && p.bits != 8 {
 		q.fail("%s: %s is %d: want 4 or 8", q.name, bits, p.bits)

@@ -54,15 +54,15 @@ func (c *config) quantization() (*scheme, error) {
 		q.only("quant_algo", "FP8")
 		s.scaled = scaledBytes(safetensors.F8E4M3, 0, 0)
 	case "gptq":
-		q.gptq(s)
+		gptq(q, s)
 	case "awq":
-		q.awq(s)
+		awq(q, s)
 	case "mxfp4":
 		s.mxfp4 = true
 	case "bitnet":
-		q.bitNet(s)
+		bitNet(q, s)
 	case "compressed-tensors":
-		q.compressedTensors(s)
+		compressedTensors(q, s)
 	default:
 		q.fail("%s: quant_method %q has no reader", q.name, method)
 	}
@@ -71,7 +71,7 @@ func (c *config) quantization() (*scheme, error) {
 
 // compressedTensors reads the one group of a compressed-tensors config, whose
 // matrices are packed integers or scaled 8-bit floats.
-func (q *config) compressedTensors(s *scheme) {
+func compressedTensors(q *config, s *scheme) {
 	format := q.text("format")
 	groups := q.object("config_groups")
 	if groups == nil || len(groups.fields) != 1 {
@@ -89,7 +89,7 @@ func (q *config) compressedTensors(s *scheme) {
 		} else {
 			switch format {
 			case "pack-quantized":
-				w.packQuantized(s)
+				packQuantized(w, s)
 			case "float-quantized":
 				w.only("num_bits", 8.0)
 				w.only("type", "float")
@@ -118,7 +118,7 @@ func (q *config) compressedTensors(s *scheme) {
 }
 
 // packQuantized reads integers of 4 or 8 bits.
-func (w *config) packQuantized(s *scheme) {
+func packQuantized(w *config, s *scheme) {
 	w.only("type", "int")
 	p := packing{bits: w.dim("num_bits"), symmetric: w.flag("symmetric", true)}
 	if p.bits != 4 && p.bits != 8 {
