@@ -12,20 +12,15 @@ import (
 // matrices are -1, 0 and 1 times a scale. That its code rounds activations to 8
 // bits is not part of the specification.
 var _ = register(family{
-	classes:  []string{"BitNetForCausalLM"},
-	prefixes: decoderNames,
-	buffers:  inverseFrequencies,
+	classes: []string{"BitNetForCausalLM"},
 	read: func(r *reader) {
-		r.size()
-		r.embedding("embed_tokens")
-		norm, attn := r.rms(1e-5), r.heads()
+		norm, attn := r.decoder(1e-5)
 		attn.Rope = r.ropeOf("", attn.KeyDim, rotary{theta: 10000})
 		attn.InnerNorm = norm
 		bias := r.flag("attention_bias", false)
 		act, inner := r.activation("hidden_act"), r.dim("intermediate_size")
 		r.layers("num_hidden_layers", "layers.%d.", func(l layer) spec.Block {
-			l.streamNorm(spec.PreMix, "input_layernorm", false)
-			l.streamNorm(spec.PreFFN, "post_attention_layernorm", false)
+			l.preNorms(false)
 			l.selfAttn(attn, bias, bias)
 			l.norm(spec.AttnInner, "self_attn.attn_sub_norm", attn.Heads*attn.ValueDim, false)
 			l.norm(spec.FFNInner, "mlp.ffn_sub_norm", inner, false)
@@ -33,8 +28,7 @@ var _ = register(family{
 			ffn.InnerNorm = norm
 			return spec.Block{PreMix: norm, PreFFN: norm, Attention: attn, FFN: ffn}
 		})
-		r.finalNorm(norm, "norm", false)
-		r.model.Head = r.head("lm_head", true, false)
+		r.finish(norm, false, true)
 	},
 })
 

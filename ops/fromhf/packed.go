@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	"github.com/modelpipe/modelpipe/ops/spec"
-	"github.com/modelpipe/modelpipe/safetensors"
 )
 
 // inputMajor is how GPTQ and AWQ pack integers: for each input (column of the
@@ -82,32 +81,16 @@ func (p inputMajor) matrix(r *reader, name string, rows, cols int) spec.Weight {
 		r.fail("%s is [%d, %d]: want multiples of %d", name, rows, cols, perWord)
 		return spec.Weight{}
 	}
-	var words *tensor
+	shape := []int{cols, rows / perWord}
 	if p.alongInputs {
-		words = r.claim(name+".qweight", cols/perWord, rows)
-	} else {
-		words = r.claim(name+".qweight", cols, rows/perWord)
+		shape = []int{cols / perWord, rows}
 	}
-	zeros := r.claim(name+".qzeros", groups, rows/perWord)
+	words := r.words(name+".qweight", shape...)
+	zeros := r.words(name+".qzeros", groups, rows/perWord)
 	scales := r.numeric(name+".scales", groups, rows)
-	if words == nil || zeros == nil || scales == nil {
+	groupsOf := r.groupsOf(name+".g_idx", cols, group, groups)
+	if r.err != nil {
 		return spec.Weight{}
-	}
-	for _, t := range []*tensor{words, zeros} {
-		if t.DType != safetensors.I32 {
-			r.fail("%s: tensor %s is of type %s: want I32", t.file.Name, t.Name, t.DType)
-			return spec.Weight{}
-		}
-	}
-	groupOf := make([]int, cols)
-	for j := range groupOf {
-		groupOf[j] = j / group
-	}
-	if r.tensors[name+".g_idx"] != nil {
-		groupOf = r.groupIndex(r.claim(name+".g_idx", cols), groups)
-		if groupOf == nil {
-			return spec.Weight{}
-		}
 	}
 
 	return spec.Weight{
@@ -116,6 +99,10 @@ func (p inputMajor) matrix(r *reader, name string, rows, cols int) spec.Weight {
 			n := len(dst) / cols
 			if n == 0 {
 				return nil
+			}
+			groupOf, err := groupsOf()
+			if err != nil {
+				return err
 			}
 			zero, scale := make([]uint32, groups*n), make([]float32, groups*n)
 			for g := range groups {

@@ -214,45 +214,31 @@ func (p packing) matrix(r *reader, name string, rows, cols int) spec.Weight {
 	}
 	groups := (cols + group - 1) / group
 	words := (cols + perWord - 1) / perWord
-	packed := r.claim(name+".weight_packed", rows, words)
+	packed := r.words(name+".weight_packed", rows, words)
 	scales := r.numeric(name+".weight_scale", rows, groups)
+	groupsOf := r.groupsOf(name+".weight_g_idx", cols, group, groups)
 	r.drop(name + ".weight_shape")
-	if packed == nil || scales == nil {
+	var zeros *tensor
+	if !p.symmetric {
+		zeros = r.words(name+".weight_zero_point", (rows+perWord-1)/perWord, groups)
+	}
+	if r.err != nil {
 		return spec.Weight{}
 	}
 	w := spec.Weight{
 		Names: []string{packed.Name, scales.Name},
 		Rows:  rows, Cols: cols, Type: fmt.Sprintf("I%d", p.bits),
 	}
-	tensors := []*tensor{packed}
-	var zeros *tensor
-	if !p.symmetric {
-		zeros = r.claim(name+".weight_zero_point", (rows+perWord-1)/perWord, groups)
-		if zeros == nil {
-			return spec.Weight{}
-		}
-		tensors = append(tensors, zeros)
+	if zeros != nil {
 		w.Names = append(w.Names, zeros.Name)
-	}
-	for _, t := range tensors {
-		if t.DType != safetensors.I32 {
-			r.fail("%s: tensor %s is of type %s: want I32", t.file.Name, t.Name, t.DType)
-			return spec.Weight{}
-		}
-	}
-	groupOf := make([]int, cols)
-	for j := range groupOf {
-		groupOf[j] = j / group
-	}
-	if index := r.tensors[name+".weight_g_idx"]; index != nil {
-		groupOf = r.groupIndex(r.claim(name+".weight_g_idx", cols), groups)
-		if groupOf == nil {
-			return spec.Weight{}
-		}
 	}
 
 	mask := uint32(1)<<p.bits - 1
 	w.Read = func(ctx context.Context, dst []float32, first int) error {
+		groupOf, err := groupsOf()
+		if err != nil {
+			return err
+		}
 		word, scale, zero := make([]byte, 4*words), make([]float32, groups), make([]byte, 4*groups)
 		for i := range len(dst) / cols {
 			if err := ctx.Err(); err != nil {
@@ -284,29 +270,43 @@ func (p packing) matrix(r *reader, name string, rows, cols int) spec.Weight {
 	return w
 }
 
-// groupIndex reads which group each column belongs to.
-func (r *reader) groupIndex(t *tensor, groups int) []int {
-	if t == nil {
-		return nil
-	}
-	if t.DType != safetensors.I32 {
+// words claims a tensor of 32-bit words that integers are packed into.
+func (r *reader) words(name string, shape ...int) *tensor {
+	t := r.claim(name, shape...)
+	if t != nil && t.DType != safetensors.I32 {
 		r.fail("%s: tensor %s is of type %s: want I32", t.file.Name, t.Name, t.DType)
 		return nil
 	}
-	data := make([]byte, t.Size)
-	if err := t.bytes(data, 0); err != nil {
-		r.fail("%w", err)
-		return nil
+	return t
+}
+
+// groupsOf returns what says which group each column belongs to: what the
+// tensor has, or one group after the other where there is none.
+func (r *reader) groupsOf(name string, cols, group, groups int) func() ([]int, error) {
+	var t *tensor
+	if r.tensors[name] != nil {
+		t = r.words(name, cols)
 	}
-	out := make([]int, len(data)/4)
-	for j := range out {
-		out[j] = int(int32(binary.LittleEndian.Uint32(data[4*j:])))
-		if out[j] < 0 || out[j] >= groups {
-			r.fail("%s: tensor %s: column %d is of group %d: there are %d", t.file.Name, t.Name, j, out[j], groups)
-			return nil
+	return func() ([]int, error) {
+		out := make([]int, cols)
+		if t == nil {
+			for j := range out {
+				out[j] = j / group
+			}
+			return out, nil
 		}
+		data := make([]byte, 4*cols)
+		if err := t.bytes(data, 0); err != nil {
+			return nil, err
+		}
+		for j := range out {
+			out[j] = int(int32(binary.LittleEndian.Uint32(data[4*j:])))
+			if out[j] < 0 || out[j] >= groups {
+				return nil, fmt.Errorf("%s: tensor %s: column %d is of group %d: there are %d", t.file.Name, t.Name, j, out[j], groups)
+			}
+		}
+		return out, nil
 	}
-	return out
 }
 
 // fp4 are the values of a 4-bit float, E2M1.

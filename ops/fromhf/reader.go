@@ -434,3 +434,32 @@ func (r *reader) drop(name string) {
 
 // none is a rule for windowed.
 func none(int) bool { return false }
+
+// finalNorm gives the last norm its place.
+func (r *reader) finalNorm(n *spec.Norm, name string, bias bool) {
+	r.model.FinalNorm = n
+	r.norm(spec.Global(spec.FinalNorm), name, r.model.Width, bias)
+}
+
+// preNorms gives the norms before a block's parts, by the names that most
+// families use, their places.
+func (l layer) preNorms(bias bool) {
+	l.streamNorm(spec.PreMix, "input_layernorm", bias)
+	l.streamNorm(spec.PreFFN, "post_attention_layernorm", bias)
+}
+
+// decoder reads what decoders with root mean square norms begin with: sizes,
+// the embedding, the norm, whose epsilon is eps where the config says nothing,
+// and the heads.
+func (r *reader) decoder(eps float64) (*spec.Norm, *spec.Attention) {
+	r.size()
+	r.embedding("embed_tokens")
+	return r.rms(eps), r.heads()
+}
+
+// finish reads what decoders end with: the last norm and the head; tied is as
+// in head.
+func (r *reader) finish(norm *spec.Norm, bias, tied bool) {
+	r.finalNorm(norm, "norm", bias)
+	r.model.Head = r.head("lm_head", tied, false)
+}

@@ -10,9 +10,7 @@ import (
 // turn. With use_parallel_residual both parts get the same norm's result; with
 // qk_layernorm each head has a norm of its own.
 var _ = register(family{
-	classes:  []string{"StableLmForCausalLM"},
-	prefixes: decoderNames,
-	buffers:  inverseFrequencies,
+	classes: []string{"StableLmForCausalLM"},
 	read: func(r *reader) {
 		r.size()
 		r.embedding("embed_tokens")
@@ -36,8 +34,7 @@ var _ = register(family{
 			b.FFN = l.mlp(act, inner, false)
 			return b
 		})
-		r.finalNorm(norm, "norm", true)
-		r.model.Head = r.head("lm_head", false, false)
+		r.finish(norm, true, false)
 	},
 })
 
