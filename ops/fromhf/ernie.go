@@ -6,6 +6,7 @@ import "github.com/modelpipe/modelpipe/ops/spec"
 // chosen by softmax plus a correction and divided by their sum.
 var _ = register(family{
 	classes: []string{"Ernie4_5_MoeForCausalLM"},
+	others:  []string{"mtp_"}, // predictors of further tokens
 	read: func(r *reader) {
 		norm, attn := r.decoder(1e-5)
 		attn.Rope = r.ropeOf("", attn.KeyDim, rotary{theta: 500000, interleaved: true})

@@ -157,11 +157,16 @@ func biasOf(s spec.Slot) spec.Slot {
 	return s
 }
 
-// norm gives a norm's weight and bias their place.
+// norm gives a norm's weight and bias their place. Checkpoints that were made
+// from TensorFlow's call them gamma and beta.
 func (r *reader) norm(s spec.Slot, name string, width int, bias bool) {
-	r.put(s, r.vector(name+".weight", width))
+	first, second := ".weight", ".bias"
+	if r.tensors[name+first] == nil && r.tensors[name+".gamma"] != nil {
+		first, second = ".gamma", ".beta"
+	}
+	r.put(s, r.vector(name+first, width))
 	if bias {
-		r.put(biasOf(s), r.vector(name+".bias", width))
+		r.put(biasOf(s), r.vector(name+second, width))
 	}
 }
 

@@ -83,8 +83,7 @@ func (r *reader) rope(theta float64, scaling *config, dim int, fam rotary) *spec
 		kind = scaling.text(scaling.either("rope_type", "type"))
 	}
 	switch kind {
-	case "default", "mrope":
-		// mrope's three positions are the same for text.
+	case "default":
 	case "linear":
 		factor := scaling.positive("factor")
 		for i := range rope.InvFreq {
