@@ -6,7 +6,10 @@ import "github.com/modelpipe/modelpipe/ops/spec"
 // Mistral, whose layers may all have a sliding window; Seed-OSS; ERNIE 4.5,
 // whose pairs are interleaved; Arcee, without gate. SmolLM is a Llama.
 var _ = register(family{
-	classes: []string{"LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM", "SeedOssForCausalLM", "Ernie4_5_ForCausalLM", "Ernie4_5ForCausalLM", "ArceeForCausalLM"},
+	classes: []string{
+		"LlamaForCausalLM", "LLaMAForCausalLM", "LlamaModel", "MistralForCausalLM", "MistralModel",
+		"SeedOssForCausalLM", "Ernie4_5_ForCausalLM", "Ernie4_5ForCausalLM", "ArceeForCausalLM",
+	},
 	read: func(r *reader) {
 		norm, attn := r.decoder(1e-6)
 		ernie := r.class == "Ernie4_5_ForCausalLM" || r.class == "Ernie4_5ForCausalLM"
@@ -14,7 +17,7 @@ var _ = register(family{
 		act, inner := r.activation("hidden_act"), r.dim("intermediate_size")
 		var bias, outBias, mlpBias bool
 		switch {
-		case r.class == "MistralForCausalLM":
+		case r.class == "MistralForCausalLM", r.class == "MistralModel":
 			attn.Window = r.count("sliding_window", 0)
 		case ernie:
 			bias = r.flag("use_bias", false)

@@ -73,11 +73,8 @@ func readQwen(r *reader) {
 		b.FFN = spec.FFN{Gated: true, Activation: act, MoE: moe}
 		return b
 	})
-	r.finalNorm(norm, "norm", false)
-	if r.class != "Qwen2Model" && r.class != "Qwen3Model" {
-		r.model.Head = r.head("lm_head", false, false)
-	}
-	r.model.Pooling = r.pooling()
+	r.finish(norm, false, false)
+	r.model.Pooling = r.pooling() // of embedding models, whose class may have a head
 }
 
 // qwenExperts reads the experts of a layer that has them.

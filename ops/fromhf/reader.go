@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/modelpipe/modelpipe/ops/spec"
 )
@@ -184,17 +185,20 @@ func (r *reader) embedding(name string) {
 
 // head gives the language model's head its place: a matrix, or the embedding
 // where the two are tied. tied is what the class does where the config says
-// nothing.
+// nothing. Classes whose names end in Model, but not in LMHeadModel, have no
+// head; they may be embedding models.
 func (r *reader) head(name string, tied, bias bool) *spec.Head {
+	if strings.HasSuffix(r.class, "Model") && !strings.HasSuffix(r.class, "LMHeadModel") {
+		r.drop(name + ".weight")
+		r.model.Pooling = r.pooling()
+		return nil
+	}
 	if !r.flag("tie_word_embeddings", tied) {
 		r.linear(spec.Global(spec.Output), name, r.model.Vocab, r.model.Width, bias)
 		return &spec.Head{Scale: 1}
 	}
-	for _, part := range []string{".weight", ".bias"} {
-		if t := r.tensors[name+part]; t != nil {
-			t.claimed = true // a copy of the embedding; transformers does not read it
-		}
-	}
+	r.drop(name + ".weight") // a copy of the embedding; transformers does not read it
+	r.drop(name + ".bias")
 	if w, ok := r.model.Weights[spec.Global(spec.TokenEmbd)]; ok {
 		r.put(spec.Global(spec.Output), w)
 	}

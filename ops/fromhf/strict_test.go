@@ -172,3 +172,30 @@ func FuzzConfig(f *testing.F) {
 		}
 	})
 }
+
+// TestHeadless reads language models as the classes without head: what they
+// give is what the head would get.
+func TestHeadless(t *testing.T) {
+	for model, class := range map[string]string{"llama3": "LlamaModel", "mistral": "MistralModel", "gpt2": "GPT2Model", "qwen3": "Qwen3Model"} {
+		source := unzip(t, filepath.Join(models, model, "hf.zip"))
+		m, err := Open(context.Background(), with(t, source, object{"architectures": []string{class}}))
+		if err != nil {
+			t.Errorf("%s: %v", class, err)
+			continue
+		}
+		defer m.Close()
+		got := forward(t, m, prompt[:8])
+		var want [][]float64
+		r := plain.Runner{Model: open(t, model), Trace: func(_ int, what string, x [][]float64) {
+			if what == "final" {
+				want = x
+			}
+		}}
+		if _, err := r.Forward(context.Background(), prompt[:8]); err != nil {
+			t.Fatal(err)
+		}
+		if nmse, _ := compare(t, got, want); nmse != 0 || m.Head != nil {
+			t.Errorf("%s: nmse %g, head %v", class, nmse, m.Head)
+		}
+	}
+}
