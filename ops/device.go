@@ -67,9 +67,9 @@ func Open(device string) (d *Device, err error) {
 // Name is what the device was opened as, with auto resolved.
 func (d *Device) Name() string { return d.name }
 
-// String describes the device.
-func (d *Device) String() string {
-	return fmt.Sprintf("%s (%s)", d.name, d.backend.Description())
+// Description is what the backend says about itself and its hardware.
+func (d *Device) Description() string {
+	return strings.TrimSpace(d.backend.Description() + " " + d.backend.DeviceDescription(0))
 }
 
 // Close frees what the device holds. No evaluation may be running.

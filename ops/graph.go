@@ -2,8 +2,6 @@ package ops
 
 import (
 	"fmt"
-	"runtime"
-	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -124,16 +122,17 @@ func free(buffers ...compute.Buffer) {
 	}
 }
 
-// recovered turns a panic of the graph library into an error; out of memory
-// and other faults of the runtime itself stay what they are.
-func recovered(err *error) {
-	switch p := recover().(type) {
+// recovered, deferred, turns a panic of the graph library into an error.
+func recovered(err *error) { *err = panicked(recover(), *err) }
+
+// panicked is the error that a recovered value stands for.
+func panicked(p any, err error) error {
+	switch p := p.(type) {
 	case nil:
-	case runtime.Error:
-		*err = fmt.Errorf("%w\n%s", p, debug.Stack())
+		return err
 	case error:
-		*err = p
+		return fmt.Errorf("graph library: %w", p)
 	default:
-		*err = fmt.Errorf("%v", p)
+		return fmt.Errorf("graph library: %v", p)
 	}
 }

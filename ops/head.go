@@ -14,8 +14,9 @@ import (
 	"github.com/modelpipe/modelpipe/ops/spec"
 )
 
-// tileBytes is about how large the logits and the weights of a tile may be.
-const tileBytes = 64 << 20
+// tileBytes is about how large the logits and the weights of a tile may be,
+// which has at least leastTile rows. Variables: tests make small tiles.
+var tileBytes, leastTile = 64 << 20, 256
 
 // final calls use with the residual stream of each batch after the last norm,
 // [rows, Width], and ends the stream.
@@ -81,7 +82,7 @@ func (h *headInput) close() { free(h.x...) }
 
 // tiles cuts the rows of models' heads into tiles, [first, end).
 func (e *evaluation) tiles(m *spec.Model, batch int) [][2]int {
-	most := max(256, tileBytes/4/max(m.Width, batch))
+	most := max(leastTile, tileBytes/4/max(m.Width, batch))
 	n := (m.Vocab + most - 1) / most
 	size := (m.Vocab + n - 1) / n
 	var tiles [][2]int

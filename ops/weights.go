@@ -160,19 +160,18 @@ func (l *loader) start(ctx context.Context, g group) *future {
 const readAtOnce = 1 << 19
 
 // load reads a group in parallel.
-func (l *loader) load(ctx context.Context, g group) (w *weights, err error) {
-	defer recovered(&err)
+func (l *loader) load(ctx context.Context, g group) (_ *weights, err error) {
 	l.mu.Lock()
 	kept := l.kept[g.key]
 	l.mu.Unlock()
 	if kept != nil {
 		return kept, nil
 	}
-	w = &weights{group: g, buffers: map[string]compute.Buffer{}, loader: l}
+	w := &weights{group: g, buffers: map[string]compute.Buffer{}, loader: l}
 	defer func() {
+		err = panicked(recover(), err)
 		if err != nil {
 			l.recycle(w)
-			w = nil
 		}
 	}()
 	values := make([][]float32, len(g.parts))
