@@ -91,7 +91,6 @@ type calibrationJSON struct {
 	Layers   int      `json:"layers"`
 	Missing  []string `json:"missing,omitempty"`
 	Idle     []string `json:"idle,omitempty"`
-	LeftOut  []string `json:"left_out,omitempty"`
 	Device   string   `json:"device,omitempty"`
 	Computed int      `json:"layers_computed"`
 }
@@ -168,12 +167,9 @@ func (a *app) calibrate(ctx context.Context, arg string, c *calibration) error {
 	}
 
 	f := k.File(c.text, len(chunks), c.ctx)
-	r.Entries, r.Idle, r.LeftOut = len(f.Entries), k.Idle(), k.LeftOut()
+	r.Entries, r.Idle = len(f.Entries), k.Idle()
 	for _, name := range r.Idle {
 		a.log.Warn("experts met no token: a longer text would help", "tensor", name)
-	}
-	if len(r.LeftOut) > 0 {
-		a.log.Warn("tensors without an entry, since their input is not computed", "tensors", len(r.LeftOut), "first", r.LeftOut[0])
 	}
 	if !k.Complete() {
 		r.State = state
