@@ -1,21 +1,19 @@
 package calibrate_test
 
 import (
-	"archive/zip"
 	"bytes"
 	"context"
 	"errors"
-	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"testing/fstest"
 
 	"github.com/modelpipe/modelpipe/convert"
 	"github.com/modelpipe/modelpipe/gguf"
+	"github.com/modelpipe/modelpipe/internal/golden"
 	"github.com/modelpipe/modelpipe/ops"
 	"github.com/modelpipe/modelpipe/ops/calibrate"
 	"github.com/modelpipe/modelpipe/ops/fromgguf"
@@ -28,24 +26,9 @@ import (
 // model is the GGUF that the converter makes of a test model.
 func model(t testing.TB, name string) (*spec.Model, *gguf.Header) {
 	t.Helper()
-	var source fs.FS
-	if name == "stories260K" {
-		source = os.DirFS("../../testdata/stories260K")
-	} else {
-		archive, err := zip.OpenReader(filepath.Join("../../convert/testdata/golden", name, "hf.zip"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer archive.Close()
-		files := fstest.MapFS{}
-		for _, f := range archive.File {
-			data, err := fs.ReadFile(archive, f.Name)
-			if err != nil {
-				t.Fatal(err)
-			}
-			files[f.Name] = &fstest.MapFile{Data: data}
-		}
-		source = files
+	source := os.DirFS("../../testdata/stories260K")
+	if name != "stories260K" {
+		source = golden.Unzip(t, filepath.Join("../../convert/testdata/golden", name, "hf.zip"))
 	}
 	plan, err := convert.NewPlan(context.Background(), source, convert.Options{Source: name, Types: convert.NewTypePolicy(quantize.Recipe{Preset: "f32"}, nil, "")})
 	if err != nil {
