@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/modelpipe/modelpipe/hub/hubtest"
 	"github.com/modelpipe/modelpipe/quantize"
 )
 
@@ -118,6 +119,31 @@ func TestCalibrateParts(t *testing.T) {
 	code, _, stderr := try(t, "calibrate", stories, "--text", calibrationText, "--ctx", "32", "--device", "cpu", "-o", at("a.gguf"), "--resume")
 	if code != exitFailed || !strings.Contains(stderr, "a.gguf.calibration: it was made with another model, text,") {
 		t.Errorf("exit %d, %s", code, stderr)
+	}
+}
+
+// TestCalibrateRemote reads a repository on the Hub: the matrix is that of the
+// same files in a folder.
+func TestCalibrateRemote(t *testing.T) {
+	server := hubtest.NewServer(t)
+	server.AddRepo(hubtest.Repo{ID: "org/m", FS: os.DirFS(stories)})
+	t.Setenv("HF_ENDPOINT", server.URL)
+	t.Setenv("HF_HOME", t.TempDir())
+	dir := t.TempDir()
+	var matrices [2][]byte
+	for i, source := range []string{"hf://org/m", stories} {
+		path := filepath.Join(dir, "imatrix.gguf")
+		code, _, stderr := try(t, "calibrate", source, "--text", calibrationText, "--ctx", "64", "--chunks", "1", "--device", "cpu", "-o", path)
+		if code != exitDone {
+			t.Fatalf("%s: exit %d, %s", source, code, stderr)
+		}
+		var err error
+		if matrices[i], err = os.ReadFile(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !bytes.Equal(matrices[0], matrices[1]) {
+		t.Error("the matrices differ")
 	}
 }
 
