@@ -107,7 +107,7 @@ func (g *blockGraph) norm(n *spec.Norm, r spec.Role, x *Node) *Node {
 		sum = MulScalar(sum, 1/size)
 	}
 	x = Mul(x, Reciprocal(Sqrt(AddScalar(sum, n.Eps)))) // Rsqrt has no gradient
-	affine := func(r spec.Role) *Node { // as many axes as x has, the last two of them its own
+	affine := func(r spec.Role) *Node {                 // as many axes as x has, the last two of them its own
 		w := g.weight(r)
 		return ExpandLeftToRank(w, x.Rank())
 	}
