@@ -5,26 +5,22 @@ import (
 	"fmt"
 
 	"github.com/modelpipe/modelpipe/ops/spec"
+	"github.com/modelpipe/modelpipe/safetensors"
 )
 
 // BitNet: a Llama with a squared ReLU and norms inside of both parts, whose
 // matrices are -1, 0 and 1 times a scale. That its code rounds activations to 8
 // bits is not part of the specification.
 var _ = register(family{
-	classes:  []string{"BitNetForCausalLM"},
-	prefixes: decoderNames,
-	buffers:  inverseFrequencies,
+	classes: []string{"BitNetForCausalLM"},
 	read: func(r *reader) {
-		r.size()
-		r.embedding("embed_tokens")
-		norm, attn := r.rms(1e-5), r.heads()
+		norm, attn := r.decoder(1e-5)
 		attn.Rope = r.ropeOf("", attn.KeyDim, rotary{theta: 10000})
 		attn.InnerNorm = norm
 		bias := r.flag("attention_bias", false)
 		act, inner := r.activation("hidden_act"), r.dim("intermediate_size")
 		r.layers("num_hidden_layers", "layers.%d.", func(l layer) spec.Block {
-			l.streamNorm(spec.PreMix, "input_layernorm", false)
-			l.streamNorm(spec.PreFFN, "post_attention_layernorm", false)
+			l.preNorms(false)
 			l.selfAttn(attn, bias, bias)
 			l.norm(spec.AttnInner, "self_attn.attn_sub_norm", attn.Heads*attn.ValueDim, false)
 			l.norm(spec.FFNInner, "mlp.ffn_sub_norm", inner, false)
@@ -32,8 +28,7 @@ var _ = register(family{
 			ffn.InnerNorm = norm
 			return spec.Block{PreMix: norm, PreFFN: norm, Attention: attn, FFN: ffn}
 		})
-		r.finalNorm(norm, "norm", false)
-		r.model.Head = r.head("lm_head", true, false)
+		r.finish(norm, false, true)
 	},
 })
 
@@ -41,7 +36,7 @@ var _ = register(family{
 // the rows/4 stored rows has rows i, i+rows/4, ... from the lowest bits on.
 // NAME.weight_scale multiplies them (autobitlinear) or divides them
 // (bitlinear).
-func (q *config) bitNet(s *scheme) {
+func bitNet(q *config, s *scheme) {
 	q.only("quantization_mode", "offline")
 	divides := false
 	switch class := q.text("linear_class", "bitlinear"); class {
@@ -53,7 +48,7 @@ func (q *config) bitNet(s *scheme) {
 	}
 	s.shape = func(rows, cols int) (int, int) { return (rows + 3) / 4, cols }
 	s.scaled = func(r *reader, t *tensor, name string, rows, cols int) spec.Weight {
-		if t.DType.String() != "U8" || rows%4 != 0 {
+		if t.DType != safetensors.U8 || rows%4 != 0 {
 			r.fail("%s: tensor %s of %d rows is of type %s: want U8 and a multiple of 4", t.file.Name, t.Name, rows, t.DType)
 			return spec.Weight{}
 		}

@@ -6,9 +6,7 @@ import "github.com/modelpipe/modelpipe/ops/spec"
 // bias, logits times logit_scale. The second turns only in layers with a
 // sliding window. use_qk_norm norms each head by weights of its own.
 var _ = register(family{
-	classes:  []string{"CohereForCausalLM", "Cohere2ForCausalLM"},
-	prefixes: decoderNames,
-	buffers:  inverseFrequencies,
+	classes: []string{"CohereForCausalLM", "Cohere2ForCausalLM"},
 	read: func(r *reader) {
 		r.size()
 		r.embedding("embed_tokens")
@@ -40,8 +38,7 @@ var _ = register(family{
 			}
 			return spec.Block{Parallel: true, PreMix: norm, Attention: &a, FFN: l.mlp(act, inner, false)}
 		})
-		r.finalNorm(norm, "norm", false)
-		r.model.Head = r.head("lm_head", true, false)
+		r.finish(norm, false, true)
 		r.model.Head.Scale = float32(r.positive("logit_scale", 0.0625))
 	},
 })

@@ -16,6 +16,7 @@ import (
 const (
 	maxDim    = 1 << 26
 	maxLayers = 1 << 12
+	maxHead   = 1 << 16 // values of a head
 )
 
 // config is a config.json. Its first error sticks; after it, ints are 1, so

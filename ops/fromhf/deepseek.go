@@ -11,9 +11,7 @@ import (
 // groups with a part that every token passes. V3 scores by sigmoid and chooses
 // by scores to which a correction is added.
 var _ = register(family{
-	classes:  []string{"DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"},
-	prefixes: decoderNames,
-	buffers:  inverseFrequencies,
+	classes: []string{"DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"},
 	read: func(r *reader) {
 		r.size()
 		r.embedding("embed_tokens")
@@ -30,8 +28,7 @@ var _ = register(family{
 			moe = r.deepseekExperts()
 		}
 		r.layers("num_hidden_layers", "layers.%d.", func(l layer) spec.Block {
-			l.streamNorm(spec.PreMix, "input_layernorm", false)
-			l.streamNorm(spec.PreFFN, "post_attention_layernorm", false)
+			l.preNorms(false)
 			l.latentProjections(attn, bias)
 			b := spec.Block{PreMix: norm, PreFFN: norm, Attention: attn}
 			if l.i < dense || l.i%every != 0 {
@@ -43,8 +40,7 @@ var _ = register(family{
 			return b
 		})
 		r.dropPredictors(layers)
-		r.finalNorm(norm, "norm", false)
-		r.model.Head = r.head("lm_head", false, false)
+		r.finish(norm, false, false)
 	},
 })
 

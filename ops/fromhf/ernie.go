@@ -5,13 +5,10 @@ import "github.com/modelpipe/modelpipe/ops/spec"
 // ERNIE 4.5 with experts: interleaved pairs; experts in a range of layers,
 // chosen by softmax plus a correction and divided by their sum.
 var _ = register(family{
-	classes:  []string{"Ernie4_5_MoeForCausalLM"},
-	prefixes: decoderNames,
-	buffers:  inverseFrequencies,
+	classes: []string{"Ernie4_5_MoeForCausalLM"},
+	others:  []string{"mtp_"}, // predictors of further tokens
 	read: func(r *reader) {
-		r.size()
-		r.embedding("embed_tokens")
-		norm, attn := r.rms(1e-5), r.heads()
+		norm, attn := r.decoder(1e-5)
 		attn.Rope = r.ropeOf("", attn.KeyDim, rotary{theta: 500000, interleaved: true})
 		bias := r.flag("use_bias", false)
 		act, inner := r.activation("hidden_act"), r.dim("intermediate_size")
@@ -30,8 +27,7 @@ var _ = register(family{
 			last = r.count("moe_layer_end_index")
 		}
 		r.layers("num_hidden_layers", "layers.%d.", func(l layer) spec.Block {
-			l.streamNorm(spec.PreMix, "input_layernorm", false)
-			l.streamNorm(spec.PreFFN, "post_attention_layernorm", false)
+			l.preNorms(false)
 			l.selfAttn(attn, bias, bias)
 			b := spec.Block{PreMix: norm, PreFFN: norm, Attention: attn}
 			if l.i < first || l.i > last || (l.i+1)%every != 0 {
@@ -49,7 +45,6 @@ var _ = register(family{
 			b.FFN = spec.FFN{Gated: true, Activation: act, MoE: moe}
 			return b
 		})
-		r.finalNorm(norm, "norm", false)
-		r.model.Head = r.head("lm_head", true, false)
+		r.finish(norm, false, true)
 	},
 })

@@ -9,13 +9,9 @@ import (
 // EXAONE 4: norms behind the parts and of each head. Where there are layers
 // with a sliding window, only those have positions.
 var _ = register(family{
-	classes:  []string{"Exaone4ForCausalLM"},
-	prefixes: decoderNames,
-	buffers:  inverseFrequencies,
+	classes: []string{"Exaone4ForCausalLM"},
 	read: func(r *reader) {
-		r.size()
-		r.embedding("embed_tokens")
-		norm, attn := r.rms(1e-5), r.heads()
+		norm, attn := r.decoder(1e-5)
 		rope := r.ropeOf("", attn.KeyDim, rotary{theta: 10000})
 		window := r.count("sliding_window", 0)
 		windowed := r.windowed(r.layerCount("num_hidden_layers"), r.exaonePattern())
@@ -34,8 +30,7 @@ var _ = register(family{
 			l.streamNorm(spec.PostFFN, "post_feedforward_layernorm", false)
 			return spec.Block{PostMix: norm, PostFFN: norm, Attention: &a, FFN: l.mlp(act, inner, false)}
 		})
-		r.finalNorm(norm, "norm", false)
-		r.model.Head = r.head("lm_head", false, false)
+		r.finish(norm, false, false)
 	},
 })
 

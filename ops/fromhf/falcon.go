@@ -8,7 +8,6 @@ import "github.com/modelpipe/modelpipe/ops/spec"
 var _ = register(family{
 	classes:  []string{"FalconForCausalLM", "RWForCausalLM"},
 	prefixes: []string{"transformer."},
-	buffers:  inverseFrequencies,
 	read: func(r *reader) {
 		m := r.model
 		m.Vocab, m.Width, m.Context = r.dim("vocab_size"), r.dim(r.either("hidden_size", "n_embed")), r.count("max_position_embeddings", 2048)
@@ -46,8 +45,7 @@ var _ = register(family{
 				l.streamNorm(spec.PreMix, "input_layernorm", true)
 			default:
 				b.PreFFN = norm
-				l.streamNorm(spec.PreMix, "input_layernorm", true)
-				l.streamNorm(spec.PreFFN, "post_attention_layernorm", true)
+				l.preNorms(true)
 			}
 			l.groupedQKV(attn, "self_attention.query_key_value", bias)
 			l.linear(spec.AttnOut, "self_attention.dense", m.Width, m.Width, bias)

@@ -28,7 +28,7 @@ type family struct {
 	classes []string // of config.json's architectures
 
 	// prefixes are taken off the tensors' names, the first that fits, before
-	// the family sees them.
+	// the family sees them; nil: decoderNames.
 	prefixes []string
 
 	// others are the beginnings of names, without prefix, of tensors that are
@@ -36,16 +36,32 @@ type family struct {
 	others []string
 
 	// buffers are the endings of names of tensors that the modelling code
-	// computes itself.
+	// computes itself; nil: inverseFrequencies.
 	buffers []string
 
 	read func(r *reader)
 }
 
+// decoderNames are the prefixes that language models have, alone and within
+// multimodal models.
+var decoderNames = []string{"language_model.model.", "model.language_model.", "language_model.", "model."}
+
+// vision are the parts of multimodal models that do not concern text.
+var vision = []string{"vision_tower.", "vision_model.", "visual.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector."}
+
+// inverseFrequencies are buffers that old checkpoints store.
+var inverseFrequencies = []string{"rotary_emb.inv_freq"}
+
 var families = map[string]*family{}
 
 // register adds a family to the table.
 func register(f family) struct{} {
+	if f.prefixes == nil {
+		f.prefixes = decoderNames
+	}
+	if f.buffers == nil {
+		f.buffers = inverseFrequencies
+	}
 	for _, class := range f.classes {
 		if families[class] != nil {
 			panic("fromhf: class " + class + " is there twice")

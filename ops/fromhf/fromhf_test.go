@@ -14,6 +14,7 @@ import (
 
 	"github.com/modelpipe/modelpipe/ops/plain"
 	"github.com/modelpipe/modelpipe/ops/spec"
+	"github.com/modelpipe/modelpipe/safetensors"
 )
 
 // models has a zipped folder for each family that the converter knows.
@@ -228,5 +229,62 @@ func TestLlamaCpp(t *testing.T) {
 				t.Errorf("nmse %.3g: want at most 1e-6", nmse)
 			}
 		})
+	}
+}
+
+// TestNames reads the same model under names that other checkpoints have.
+func TestNames(t *testing.T) {
+	for _, test := range []struct {
+		model  string
+		rename func(name string) string
+	}{
+		{"bert", func(name string) string {
+			name = strings.Replace(name, "LayerNorm.weight", "LayerNorm.gamma", 1)
+			return "bert." + strings.Replace(name, "LayerNorm.bias", "LayerNorm.beta", 1)
+		}},
+		{"gpt2", func(name string) string { return strings.TrimPrefix(name, "transformer.") }},
+		{"gemma3-v5", func(name string) string { return "language_model." + name }},
+		{"olmo2", func(name string) string { return strings.Replace(name, "model.", "model.language_model.", 1) }},
+	} {
+		source := unzip(t, filepath.Join(models, test.model, "hf.zip"))
+		want, err := Open(context.Background(), source)
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkpoint, err := safetensors.Open(context.Background(), source)
+		if err != nil {
+			t.Fatal(err)
+		}
+		header := &safetensors.Header{}
+		var body []byte
+		for f, tensor := range checkpoint.All() {
+			data := make([]byte, tensor.Size)
+			if _, err := f.Data(tensor).ReadAt(data, 0); err != nil && err != io.EOF {
+				t.Fatal(err)
+			}
+			tensor.Name = test.rename(tensor.Name)
+			header.Tensors, body = append(header.Tensors, tensor), append(body, data...)
+		}
+		if _, err := header.Layout(); err != nil {
+			t.Fatal(err)
+		}
+		head, err := header.AppendBinary(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		renamed := fstest.MapFS{"config.json": source["config.json"], "model.safetensors": {Data: append(head, body...)}}
+		got, err := Open(context.Background(), renamed)
+		if err != nil {
+			t.Errorf("%s: %v", test.model, err)
+			continue
+		}
+		if nmse, _ := compare(t, forward(t, got, prompt[:8]), forward(t, want, prompt[:8])); nmse != 0 {
+			t.Errorf("%s: nmse %g", test.model, nmse)
+		}
+		for _, c := range []io.Closer{got, want, checkpoint} {
+			if err := c.Close(); err != nil {
+				t.Error(err)
+			}
+		}
 	}
 }

@@ -12,10 +12,8 @@ import (
 // soft caps, the third norms queries and keys and turns local layers by a base
 // of their own. The embedding model is a third one that sees both ways.
 var _ = register(family{
-	classes:  []string{"GemmaForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM", "Gemma3ForConditionalGeneration", "Gemma3TextModel"},
-	prefixes: decoderNames,
-	others:   vision,
-	buffers:  inverseFrequencies,
+	classes: []string{"GemmaForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM", "Gemma3ForConditionalGeneration", "Gemma3TextModel"},
+	others:  vision,
 	read: func(r *reader) {
 		switch r.class {
 		case "GemmaForCausalLM":
@@ -54,13 +52,11 @@ func (r *reader) gemma1() {
 	attn.Rope = r.ropeOf("", attn.KeyDim, rotary{theta: 10000})
 	inner, bias := r.dim("intermediate_size"), r.flag("attention_bias", false)
 	r.layers("num_hidden_layers", "layers.%d.", func(l layer) spec.Block {
-		l.streamNorm(spec.PreMix, "input_layernorm", false)
-		l.streamNorm(spec.PreFFN, "post_attention_layernorm", false)
+		l.preNorms(false)
 		l.selfAttn(attn, bias, bias)
 		return spec.Block{PreMix: norm, PreFFN: norm, Attention: attn, FFN: l.mlp(act, inner, false)}
 	})
-	r.finalNorm(norm, "norm", false)
-	r.model.Head = r.head("lm_head", true, false)
+	r.finish(norm, false, true)
 }
 
 // gemmaBlocks reads the blocks of Gemma 2 and 3; attend gives each layer its

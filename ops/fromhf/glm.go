@@ -5,13 +5,9 @@ import "github.com/modelpipe/modelpipe/ops/spec"
 // GLM-4 (0414): norms before and behind each part, a gate and up in one matrix,
 // interleaved pairs in half of each head.
 var _ = register(family{
-	classes:  []string{"Glm4ForCausalLM"},
-	prefixes: decoderNames,
-	buffers:  inverseFrequencies,
+	classes: []string{"Glm4ForCausalLM"},
 	read: func(r *reader) {
-		r.size()
-		r.embedding("embed_tokens")
-		norm, attn := r.rms(1.5625e-07), r.heads()
+		norm, attn := r.decoder(1.5625e-07)
 		attn.Rope = r.ropeOf("", attn.KeyDim, rotary{theta: 10000, partial: 0.5, interleaved: true})
 		bias := r.flag("attention_bias", false)
 		act, inner := r.activation("hidden_act"), r.dim("intermediate_size")
@@ -26,27 +22,21 @@ var _ = register(family{
 				FFN: l.fusedGateUp("mlp.gate_up_proj", "mlp.down_proj", act, inner, false),
 			}
 		})
-		r.finalNorm(norm, "norm", false)
-		r.model.Head = r.head("lm_head", false, false)
+		r.finish(norm, false, false)
 	},
 })
 
 // GLM-4.5: DeepSeek's experts with ordinary attention, half of each head turned.
 var _ = register(family{
-	classes:  []string{"Glm4MoeForCausalLM"},
-	prefixes: decoderNames,
-	buffers:  inverseFrequencies,
+	classes: []string{"Glm4MoeForCausalLM"},
 	read: func(r *reader) {
-		r.size()
-		r.embedding("embed_tokens")
-		norm, attn := r.rms(1e-5), r.heads()
+		norm, attn := r.decoder(1e-5)
 		attn.Rope = r.ropeOf("", attn.KeyDim, rotary{theta: 10000, partial: 0.5})
 		bias, headNorms := r.flag("attention_bias", false), r.flag("use_qk_norm", false)
 		act, inner := r.activation("hidden_act"), r.dim("intermediate_size")
 		dense, moe := r.count("first_k_dense_replace"), r.deepseekExperts()
 		r.layers("num_hidden_layers", "layers.%d.", func(l layer) spec.Block {
-			l.streamNorm(spec.PreMix, "input_layernorm", false)
-			l.streamNorm(spec.PreFFN, "post_attention_layernorm", false)
+			l.preNorms(false)
 			l.selfAttn(attn, bias, false)
 			if headNorms {
 				l.headNorms(norm, attn, "self_attn.q_norm", "self_attn.k_norm")
@@ -61,7 +51,6 @@ var _ = register(family{
 			return b
 		})
 		r.dropPredictors(len(r.model.Blocks))
-		r.finalNorm(norm, "norm", false)
-		r.model.Head = r.head("lm_head", false, false)
+		r.finish(norm, false, false)
 	},
 })

@@ -7,7 +7,7 @@ import (
 // GPT-2: learned positions, and matrices of class Conv1D, which are stored
 // transposed: [in, out].
 var _ = register(family{
-	classes:  []string{"GPT2LMHeadModel"},
+	classes:  []string{"GPT2LMHeadModel", "GPT2Model"},
 	prefixes: []string{"transformer."},
 	buffers:  []string{".attn.bias", ".attn.masked_bias"},
 	read: func(r *reader) {

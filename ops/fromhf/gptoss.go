@@ -6,13 +6,9 @@ import "github.com/modelpipe/modelpipe/ops/spec"
 // stored as x @ W wants them, [experts, in, out], gate and up in alternating
 // columns. In MXFP4 they are stored by outputs: blocks of 32 values of a row.
 var _ = register(family{
-	classes:  []string{"GptOssForCausalLM"},
-	prefixes: decoderNames,
-	buffers:  inverseFrequencies,
+	classes: []string{"GptOssForCausalLM"},
 	read: func(r *reader) {
-		r.size()
-		r.embedding("embed_tokens")
-		norm, attn := r.rms(1e-5), r.heads()
+		norm, attn := r.decoder(1e-5)
 		attn.Rope = r.ropeOf("", attn.KeyDim, rotary{theta: 150000})
 		bias := r.flag("attention_bias", true)
 		r.only("hidden_act", "silu")
@@ -30,16 +26,14 @@ var _ = register(family{
 			if windowed[l.i] {
 				a.Window = r.dim("sliding_window")
 			}
-			l.streamNorm(spec.PreMix, "input_layernorm", false)
-			l.streamNorm(spec.PreFFN, "post_attention_layernorm", false)
+			l.preNorms(false)
 			l.selfAttn(&a, bias, bias)
 			l.put(l.slot(spec.Sinks), l.vector(l.prefix+"self_attn.sinks", a.Heads))
 			l.linear(spec.Router, "mlp.router", moe.Experts, l.model.Width, true)
 			l.gptossExperts(moe)
 			return spec.Block{PreMix: norm, PreFFN: norm, Attention: &a, FFN: ffn}
 		})
-		r.finalNorm(norm, "norm", false)
-		r.model.Head = r.head("lm_head", false, false)
+		r.finish(norm, false, false)
 	},
 })
 

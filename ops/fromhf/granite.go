@@ -8,9 +8,7 @@ import (
 // multiplied by factors. With experts, the matrices of all experts are one
 // tensor, gate above up, and the router's softmax is over the chosen ones.
 var _ = register(family{
-	classes:  []string{"GraniteForCausalLM", "GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"},
-	prefixes: decoderNames,
-	buffers:  inverseFrequencies,
+	classes: []string{"GraniteForCausalLM", "GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"},
 	read: func(r *reader) {
 		r.size()
 		r.model.Embedding.Scale = float32(r.positive("embedding_multiplier", 1))
@@ -33,8 +31,7 @@ var _ = register(family{
 		}
 		mlpBias := moe == nil && r.flag("mlp_bias", false)
 		r.layers("num_hidden_layers", "layers.%d.", func(l layer) spec.Block {
-			l.streamNorm(spec.PreMix, "input_layernorm", false)
-			l.streamNorm(spec.PreFFN, "post_attention_layernorm", false)
+			l.preNorms(false)
 			l.selfAttn(attn, bias, bias)
 			b := spec.Block{PreMix: norm, PreFFN: norm, Attention: attn, ResidualScale: residual}
 			if moe == nil {
@@ -52,8 +49,7 @@ var _ = register(family{
 			}
 			return b
 		})
-		r.finalNorm(norm, "norm", false)
-		r.model.Head = r.head("lm_head", false, false)
+		r.finish(norm, false, false)
 		r.model.Head.Scale = float32(1 / r.positive("logits_scaling", 1))
 	},
 })

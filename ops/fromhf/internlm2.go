@@ -7,7 +7,6 @@ import "github.com/modelpipe/modelpipe/ops/spec"
 var _ = register(family{
 	classes:  []string{"InternLM2ForCausalLM"},
 	prefixes: []string{"model."},
-	buffers:  inverseFrequencies,
 	read: func(r *reader) {
 		r.size()
 		r.embedding("tok_embeddings")

@@ -9,9 +9,7 @@ import (
 // LFM2: gated short convolutions in most layers, attention with norms of each
 // head in the others.
 var _ = register(family{
-	classes:  []string{"Lfm2ForCausalLM"},
-	prefixes: decoderNames,
-	buffers:  inverseFrequencies,
+	classes: []string{"Lfm2ForCausalLM", "LFM2ForCausalLM"},
 	read: func(r *reader) {
 		r.size()
 		r.embedding("embed_tokens")

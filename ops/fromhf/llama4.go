@@ -11,14 +11,10 @@ import (
 // sharpen far queries. An expert's input is multiplied by its sigmoid score;
 // experts are stored as x @ W wants them, gate beside up.
 var _ = register(family{
-	classes:  []string{"Llama4ForCausalLM", "Llama4ForConditionalGeneration"},
-	prefixes: decoderNames,
-	others:   vision,
-	buffers:  inverseFrequencies,
+	classes: []string{"Llama4ForCausalLM", "Llama4ForConditionalGeneration"},
+	others:  vision,
 	read: func(r *reader) {
-		r.size()
-		r.embedding("embed_tokens")
-		norm, attn := r.rms(1e-5), r.heads()
+		norm, attn := r.decoder(1e-5)
 		rope := r.ropeOf("", attn.KeyDim, rotary{theta: 500000, interleaved: true})
 		layers := r.layerCount("num_hidden_layers")
 		turned := r.ropeLayers(layers)
@@ -49,8 +45,7 @@ var _ = register(family{
 			} else {
 				a.Temperature, a.TemperatureFloor = temperature, r.positive("floor_scale", 8192)
 			}
-			l.streamNorm(spec.PreMix, "input_layernorm", false)
-			l.streamNorm(spec.PreFFN, "post_attention_layernorm", false)
+			l.preNorms(false)
 			l.selfAttn(&a, bias, bias)
 			b := spec.Block{PreMix: norm, PreFFN: norm, Attention: &a}
 			if !sparse(l.i) {
@@ -63,8 +58,7 @@ var _ = register(family{
 			b.FFN = spec.FFN{Gated: true, Activation: act, MoE: moe}
 			return b
 		})
-		r.finalNorm(norm, "norm", false)
-		r.model.Head = r.head("lm_head", false, false)
+		r.finish(norm, false, false)
 	},
 })
 

@@ -62,7 +62,8 @@ func (t *tensor) values(ctx context.Context, dst []float32, first int64) error {
 	return nil
 }
 
-// decoders make values of stored bytes, for each type that is a plain number.
+// decoders make values of stored bytes, for each type whose elements can be
+// read alone.
 var decoders = map[safetensors.DType]func(dst []float32, src []byte){
 	safetensors.F32: func(dst []float32, src []byte) {
 		for i := range dst {
@@ -77,6 +78,11 @@ var decoders = map[safetensors.DType]func(dst []float32, src []byte){
 	safetensors.F16: func(dst []float32, src []byte) {
 		for i := range dst {
 			dst[i] = half(binary.LittleEndian.Uint16(src[2*i:]))
+		}
+	},
+	safetensors.I8: func(dst []float32, src []byte) {
+		for i, b := range src {
+			dst[i] = float32(int8(b))
 		}
 	},
 	safetensors.F8E4M3: func(dst []float32, src []byte) {

@@ -5,9 +5,7 @@ import "github.com/modelpipe/modelpipe/ops/spec"
 // Nemotron: layer norms stored as weight-1, a squared ReLU without gate, and a
 // part of each head that does not turn.
 var _ = register(family{
-	classes:  []string{"NemotronForCausalLM"},
-	prefixes: decoderNames,
-	buffers:  inverseFrequencies,
+	classes: []string{"NemotronForCausalLM"},
 	read: func(r *reader) {
 		r.size()
 		r.embedding("embed_tokens")
@@ -17,12 +15,10 @@ var _ = register(family{
 		bias, mlpBias := r.flag("attention_bias", false), r.flag("mlp_bias", false)
 		act, inner := r.activation("hidden_act"), r.dim("intermediate_size")
 		r.layers("num_hidden_layers", "layers.%d.", func(l layer) spec.Block {
-			l.streamNorm(spec.PreMix, "input_layernorm", true)
-			l.streamNorm(spec.PreFFN, "post_attention_layernorm", true)
+			l.preNorms(true)
 			l.selfAttn(attn, bias, bias)
 			return spec.Block{PreMix: norm, PreFFN: norm, Attention: attn, FFN: l.plainFFN("mlp.up_proj", "mlp.down_proj", act, inner, mlpBias)}
 		})
-		r.finalNorm(norm, "norm", true)
-		r.model.Head = r.head("lm_head", false, false)
+		r.finish(norm, true, false)
 	},
 })

@@ -7,6 +7,7 @@ import (
 	"math"
 
 	"github.com/modelpipe/modelpipe/ops/spec"
+	"github.com/modelpipe/modelpipe/safetensors"
 )
 
 // A scheme reads the matrices of a quantized checkpoint as the values that
@@ -46,19 +47,22 @@ func (c *config) quantization() (*scheme, error) {
 			}
 			height, width = int(size[0]), int(size[1])
 		}
-		s.scaled = func(r *reader, t *tensor, name string, rows, cols int) spec.Weight {
-			return scaledFP8(r, t, name, rows, cols, height, width)
-		}
+		s.scaled = scaledBytes(safetensors.F8E4M3, height, width)
 	case "fbgemm_fp8":
-		s.scaled = func(r *reader, t *tensor, name string, rows, cols int) spec.Weight {
-			return scaledFP8(r, t, name, rows, cols, 0, 0)
-		}
+		s.scaled = scaledBytes(safetensors.F8E4M3, 0, 0)
+	case "modelopt":
+		q.only("quant_algo", "FP8")
+		s.scaled = scaledBytes(safetensors.F8E4M3, 0, 0)
+	case "gptq":
+		gptq(q, s)
+	case "awq":
+		awq(q, s)
 	case "mxfp4":
 		s.mxfp4 = true
 	case "bitnet":
-		q.bitNet(s)
+		bitNet(q, s)
 	case "compressed-tensors":
-		q.compressedTensors(s)
+		compressedTensors(q, s)
 	default:
 		q.fail("%s: quant_method %q has no reader", q.name, method)
 	}
@@ -67,7 +71,7 @@ func (c *config) quantization() (*scheme, error) {
 
 // compressedTensors reads the one group of a compressed-tensors config, whose
 // matrices are packed integers or scaled 8-bit floats.
-func (q *config) compressedTensors(s *scheme) {
+func compressedTensors(q *config, s *scheme) {
 	format := q.text("format")
 	groups := q.object("config_groups")
 	if groups == nil || len(groups.fields) != 1 {
@@ -85,14 +89,18 @@ func (q *config) compressedTensors(s *scheme) {
 		} else {
 			switch format {
 			case "pack-quantized":
-				w.packQuantized(s)
+				packQuantized(w, s)
 			case "float-quantized":
 				w.only("num_bits", 8.0)
 				w.only("type", "float")
 				w.only("strategy", "channel", "tensor")
-				s.scaled = func(r *reader, t *tensor, name string, rows, cols int) spec.Weight {
-					return scaledFP8(r, t, name, rows, cols, 0, 0)
-				}
+				s.scaled = scaledBytes(safetensors.F8E4M3, 0, 0)
+			case "int-quantized":
+				w.only("num_bits", 8.0)
+				w.only("type", "int")
+				w.only("strategy", "channel", "tensor")
+				w.only("symmetric", true)
+				s.scaled = scaledBytes(safetensors.I8, 0, 0)
 			default:
 				q.fail("%s: format %q has no reader", q.name, format)
 			}
@@ -110,7 +118,7 @@ func (q *config) compressedTensors(s *scheme) {
 }
 
 // packQuantized reads integers of 4 or 8 bits.
-func (w *config) packQuantized(s *scheme) {
+func packQuantized(w *config, s *scheme) {
 	w.only("type", "int")
 	p := packing{bits: w.dim("num_bits"), symmetric: w.flag("symmetric", true)}
 	if p.bits != 4 && p.bits != 8 {
@@ -126,58 +134,66 @@ func (w *config) packQuantized(s *scheme) {
 	s.packed = p.matrix
 }
 
-// scaledFP8 is a matrix of 8-bit floats times scales: one for each block of
-// height x width in NAME.weight_scale_inv, or without blocks one for each row
-// or one in all in NAME.weight_scale.
-func scaledFP8(r *reader, t *tensor, name string, rows, cols, height, width int) spec.Weight {
-	if t.DType.String() != "F8_E4M3" {
-		r.fail("%s: tensor %s is of type %s: want F8_E4M3", t.file.Name, t.Name, t.DType)
-		return spec.Weight{}
-	}
-	r.drop(name + ".input_scale") // of activations
-	var scales *tensor
-	if height > 0 {
-		scales = r.numeric(name+".weight_scale_inv", (rows+height-1)/height, (cols+width-1)/width)
-	} else {
-		height, width = rows, cols
-		scale := name + ".weight_scale"
-		switch s := r.tensors[scale]; {
-		case s != nil && len(s.Shape) == 0:
-			scales = r.numeric(scale)
-		case s != nil && len(s.Shape) == 1 && s.Shape[0] == 1:
-			scales = r.numeric(scale, 1)
-		default:
-			scales = r.numeric(scale, rows, 1)
-			height = 1
+// byteScales are what checkpoints keep beside matrices of one byte per value
+// for activations and caches.
+var byteScales = []string{".input_scale", ".input_scale_ub", ".output_scale", ".k_scale", ".v_scale"}
+
+// scaledBytes returns the reader of matrices of a type of one byte, times
+// scales: one for each block of height x width in NAME.weight_scale_inv, or
+// without blocks one for each row or one in all in NAME.weight_scale.
+func scaledBytes(dtype safetensors.DType, height, width int) func(r *reader, t *tensor, name string, rows, cols int) spec.Weight {
+	return func(r *reader, t *tensor, name string, rows, cols int) spec.Weight {
+		if t.DType != dtype {
+			r.fail("%s: tensor %s is of type %s: want %s", t.file.Name, t.Name, t.DType, dtype)
+			return spec.Weight{}
 		}
-	}
-	if scales == nil {
-		return spec.Weight{}
-	}
-	across := (cols + width - 1) / width
-	w := dense(t, 0, rows, cols)
-	w.Names = append(w.Names, scales.Name)
-	read := w.Read
-	w.Read = func(ctx context.Context, dst []float32, first int) error {
-		if err := read(ctx, dst, first); err != nil {
-			return err
+		for _, ending := range byteScales {
+			r.drop(name + ending)
 		}
-		var row []float32 // of scales
-		last := -1
-		for i := range len(dst) / cols {
-			if at := (first + i) / height; at != last {
-				row, last = make([]float32, across), at
-				if err := scales.values(ctx, row, int64(at)*int64(across)); err != nil {
-					return err
+		height, width := height, width
+		var scales *tensor
+		if height > 0 {
+			scales = r.numeric(name+".weight_scale_inv", (rows+height-1)/height, (cols+width-1)/width)
+		} else {
+			height, width = rows, cols
+			scale := name + ".weight_scale"
+			switch s := r.tensors[scale]; {
+			case s != nil && len(s.Shape) == 0:
+				scales = r.numeric(scale)
+			case s != nil && len(s.Shape) == 1 && s.Shape[0] == 1:
+				scales = r.numeric(scale, 1)
+			default:
+				scales = r.numeric(scale, rows, 1)
+				height = 1
+			}
+		}
+		if scales == nil {
+			return spec.Weight{}
+		}
+		across := (cols + width - 1) / width
+		w := dense(t, 0, rows, cols)
+		w.Names = append(w.Names, scales.Name)
+		read := w.Read
+		w.Read = func(ctx context.Context, dst []float32, first int) error {
+			if err := read(ctx, dst, first); err != nil {
+				return err
+			}
+			row, last := make([]float32, across), -1 // of scales
+			for i := range len(dst) / cols {
+				if at := (first + i) / height; at != last {
+					last = at
+					if err := scales.values(ctx, row, int64(at)*int64(across)); err != nil {
+						return err
+					}
+				}
+				for j := range cols {
+					dst[i*cols+j] *= row[j/width]
 				}
 			}
-			for j := range cols {
-				dst[i*cols+j] *= row[j/width]
-			}
+			return nil
 		}
-		return nil
+		return w
 	}
-	return w
 }
 
 // packing is how compressed-tensors packs integers: each row's values, plus
@@ -198,45 +214,31 @@ func (p packing) matrix(r *reader, name string, rows, cols int) spec.Weight {
 	}
 	groups := (cols + group - 1) / group
 	words := (cols + perWord - 1) / perWord
-	packed := r.claim(name+".weight_packed", rows, words)
+	packed := r.words(name+".weight_packed", rows, words)
 	scales := r.numeric(name+".weight_scale", rows, groups)
+	groupsOf := r.groupsOf(name+".weight_g_idx", cols, group, groups)
 	r.drop(name + ".weight_shape")
-	if packed == nil || scales == nil {
+	var zeros *tensor
+	if !p.symmetric {
+		zeros = r.words(name+".weight_zero_point", (rows+perWord-1)/perWord, groups)
+	}
+	if r.err != nil {
 		return spec.Weight{}
 	}
 	w := spec.Weight{
 		Names: []string{packed.Name, scales.Name},
 		Rows:  rows, Cols: cols, Type: fmt.Sprintf("I%d", p.bits),
 	}
-	tensors := []*tensor{packed}
-	var zeros *tensor
-	if !p.symmetric {
-		zeros = r.claim(name+".weight_zero_point", (rows+perWord-1)/perWord, groups)
-		if zeros == nil {
-			return spec.Weight{}
-		}
-		tensors = append(tensors, zeros)
+	if zeros != nil {
 		w.Names = append(w.Names, zeros.Name)
-	}
-	for _, t := range tensors {
-		if t.DType.String() != "I32" {
-			r.fail("%s: tensor %s is of type %s: want I32", t.file.Name, t.Name, t.DType)
-			return spec.Weight{}
-		}
-	}
-	groupOf := make([]int, cols)
-	for j := range groupOf {
-		groupOf[j] = j / group
-	}
-	if index := r.tensors[name+".weight_g_idx"]; index != nil {
-		groupOf = r.groupIndex(r.claim(name+".weight_g_idx", cols), groups)
-		if groupOf == nil {
-			return spec.Weight{}
-		}
 	}
 
 	mask := uint32(1)<<p.bits - 1
 	w.Read = func(ctx context.Context, dst []float32, first int) error {
+		groupOf, err := groupsOf()
+		if err != nil {
+			return err
+		}
 		word, scale, zero := make([]byte, 4*words), make([]float32, groups), make([]byte, 4*groups)
 		for i := range len(dst) / cols {
 			if err := ctx.Err(); err != nil {
@@ -268,29 +270,43 @@ func (p packing) matrix(r *reader, name string, rows, cols int) spec.Weight {
 	return w
 }
 
-// groupIndex reads which group each column belongs to.
-func (r *reader) groupIndex(t *tensor, groups int) []int {
-	if t == nil {
-		return nil
-	}
-	if t.DType.String() != "I32" {
+// words claims a tensor of 32-bit words that integers are packed into.
+func (r *reader) words(name string, shape ...int) *tensor {
+	t := r.claim(name, shape...)
+	if t != nil && t.DType != safetensors.I32 {
 		r.fail("%s: tensor %s is of type %s: want I32", t.file.Name, t.Name, t.DType)
 		return nil
 	}
-	data := make([]byte, t.Size)
-	if err := t.bytes(data, 0); err != nil {
-		r.fail("%w", err)
-		return nil
+	return t
+}
+
+// groupsOf returns what says which group each column belongs to: what the
+// tensor has, or one group after the other where there is none.
+func (r *reader) groupsOf(name string, cols, group, groups int) func() ([]int, error) {
+	var t *tensor
+	if r.tensors[name] != nil {
+		t = r.words(name, cols)
 	}
-	out := make([]int, len(data)/4)
-	for j := range out {
-		out[j] = int(int32(binary.LittleEndian.Uint32(data[4*j:])))
-		if out[j] < 0 || out[j] >= groups {
-			r.fail("%s: tensor %s: column %d is of group %d: there are %d", t.file.Name, t.Name, j, out[j], groups)
-			return nil
+	return func() ([]int, error) {
+		out := make([]int, cols)
+		if t == nil {
+			for j := range out {
+				out[j] = j / group
+			}
+			return out, nil
 		}
+		data := make([]byte, 4*cols)
+		if err := t.bytes(data, 0); err != nil {
+			return nil, err
+		}
+		for j := range out {
+			out[j] = int(int32(binary.LittleEndian.Uint32(data[4*j:])))
+			if out[j] < 0 || out[j] >= groups {
+				return nil, fmt.Errorf("%s: tensor %s: column %d is of group %d: there are %d", t.file.Name, t.Name, j, out[j], groups)
+			}
+		}
+		return out, nil
 	}
-	return out
 }
 
 // fp4 are the values of a 4-bit float, E2M1.
@@ -307,7 +323,7 @@ func (l layer) mxfp4Matrices(name string, experts, rows, cols int) func(x int) s
 	blocks := l.claim(l.prefix+name+"_blocks", experts, rows, cols/32, 16)
 	scales := l.claim(l.prefix+name+"_scales", experts, rows, cols/32)
 	for _, t := range []*tensor{blocks, scales} {
-		if t != nil && t.DType.String() != "U8" {
+		if t != nil && t.DType != safetensors.U8 {
 			l.fail("%s: tensor %s is of type %s: want U8", t.file.Name, t.Name, t.DType)
 		}
 	}

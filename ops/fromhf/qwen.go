@@ -10,17 +10,13 @@ import (
 // and values; Qwen3 norms each head of queries and keys instead. Layers from
 // max_window_layers on have a sliding window where use_sliding_window says so.
 var _ = register(family{
-	classes:  []string{"Qwen2ForCausalLM", "Qwen3ForCausalLM", "Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM", "Qwen2Model", "Qwen3Model"},
-	prefixes: decoderNames,
-	buffers:  inverseFrequencies,
-	read:     readQwen,
+	classes: []string{"Qwen2ForCausalLM", "Qwen3ForCausalLM", "Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM", "Qwen2Model", "Qwen3Model"},
+	read:    readQwen,
 })
 
 func readQwen(r *reader) {
 	second := r.class == "Qwen2ForCausalLM" || r.class == "Qwen2MoeForCausalLM" || r.class == "Qwen2Model"
-	r.size()
-	r.embedding("embed_tokens")
-	norm, attn := r.rms(1e-6), r.heads()
+	norm, attn := r.decoder(1e-6)
 	attn.Rope = r.ropeOf("", attn.KeyDim, rotary{theta: 10000})
 	act := r.activation("hidden_act")
 	var moe *spec.MoE
@@ -55,8 +51,7 @@ func readQwen(r *reader) {
 		if windowed != nil && windowed[l.i] {
 			a.Window = r.dim("sliding_window")
 		}
-		l.streamNorm(spec.PreMix, "input_layernorm", false)
-		l.streamNorm(spec.PreFFN, "post_attention_layernorm", false)
+		l.preNorms(false)
 		l.selfAttn(&a, qkvBias, outBias)
 		if !second {
 			l.headNorms(norm, &a, "self_attn.q_norm", "self_attn.k_norm")
@@ -78,11 +73,8 @@ func readQwen(r *reader) {
 		b.FFN = spec.FFN{Gated: true, Activation: act, MoE: moe}
 		return b
 	})
-	r.finalNorm(norm, "norm", false)
-	if r.class != "Qwen2Model" && r.class != "Qwen3Model" {
-		r.model.Head = r.head("lm_head", false, false)
-	}
-	r.model.Pooling = r.pooling()
+	r.finish(norm, false, false)
+	r.model.Pooling = r.pooling() // of embedding models, whose class may have a head
 }
 
 // qwenExperts reads the experts of a layer that has them.

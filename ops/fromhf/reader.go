@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/modelpipe/modelpipe/ops/spec"
 )
@@ -157,11 +158,16 @@ func biasOf(s spec.Slot) spec.Slot {
 	return s
 }
 
-// norm gives a norm's weight and bias their place.
+// norm gives a norm's weight and bias their place. Checkpoints that were made
+// from TensorFlow's call them gamma and beta.
 func (r *reader) norm(s spec.Slot, name string, width int, bias bool) {
-	r.put(s, r.vector(name+".weight", width))
+	first, second := ".weight", ".bias"
+	if r.tensors[name+first] == nil && r.tensors[name+".gamma"] != nil {
+		first, second = ".gamma", ".beta"
+	}
+	r.put(s, r.vector(name+first, width))
 	if bias {
-		r.put(biasOf(s), r.vector(name+".bias", width))
+		r.put(biasOf(s), r.vector(name+second, width))
 	}
 }
 
@@ -179,17 +185,20 @@ func (r *reader) embedding(name string) {
 
 // head gives the language model's head its place: a matrix, or the embedding
 // where the two are tied. tied is what the class does where the config says
-// nothing.
+// nothing. Classes whose names end in Model, but not in LMHeadModel, have no
+// head; they may be embedding models.
 func (r *reader) head(name string, tied, bias bool) *spec.Head {
+	if strings.HasSuffix(r.class, "Model") && !strings.HasSuffix(r.class, "LMHeadModel") {
+		r.drop(name + ".weight")
+		r.model.Pooling = r.pooling()
+		return nil
+	}
 	if !r.flag("tie_word_embeddings", tied) {
 		r.linear(spec.Global(spec.Output), name, r.model.Vocab, r.model.Width, bias)
 		return &spec.Head{Scale: 1}
 	}
-	for _, part := range []string{".weight", ".bias"} {
-		if t := r.tensors[name+part]; t != nil {
-			t.claimed = true // a copy of the embedding; transformers does not read it
-		}
-	}
+	r.drop(name + ".weight") // a copy of the embedding; transformers does not read it
+	r.drop(name + ".bias")
 	if w, ok := r.model.Weights[spec.Global(spec.TokenEmbd)]; ok {
 		r.put(spec.Global(spec.Output), w)
 	}
@@ -271,7 +280,7 @@ func (r *reader) checkHeads(a *spec.Attention) {
 	if a.Heads%a.KVHeads != 0 {
 		r.fail("%s: %d heads do not share %d key heads evenly", r.name, a.Heads, a.KVHeads)
 	}
-	if a.Heads*a.KeyDim > maxDim {
+	if a.KeyDim > maxHead || a.Heads*a.KeyDim > maxDim {
 		r.fail("%s: %d heads of %d values: too many", r.name, a.Heads, a.KeyDim)
 		a.Heads, a.KVHeads, a.KeyDim = 1, 1, 1
 	}
@@ -434,3 +443,32 @@ func (r *reader) drop(name string) {
 
 // none is a rule for windowed.
 func none(int) bool { return false }
+
+// finalNorm gives the last norm its place.
+func (r *reader) finalNorm(n *spec.Norm, name string, bias bool) {
+	r.model.FinalNorm = n
+	r.norm(spec.Global(spec.FinalNorm), name, r.model.Width, bias)
+}
+
+// preNorms gives the norms before a block's parts, by the names that most
+// families use, their places.
+func (l layer) preNorms(bias bool) {
+	l.streamNorm(spec.PreMix, "input_layernorm", bias)
+	l.streamNorm(spec.PreFFN, "post_attention_layernorm", bias)
+}
+
+// decoder reads what decoders with root mean square norms begin with: sizes,
+// the embedding, the norm, whose epsilon is eps where the config says nothing,
+// and the heads.
+func (r *reader) decoder(eps float64) (*spec.Norm, *spec.Attention) {
+	r.size()
+	r.embedding("embed_tokens")
+	return r.rms(eps), r.heads()
+}
+
+// finish reads what decoders end with: the last norm and the head; tied is as
+// in head.
+func (r *reader) finish(norm *spec.Norm, bias, tied bool) {
+	r.finalNorm(norm, "norm", bias)
+	r.model.Head = r.head("lm_head", tied, false)
+}

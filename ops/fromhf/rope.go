@@ -41,7 +41,7 @@ func (r *reader) ropeOf(layerType string, dim int, fam rotary) *spec.Rope {
 			}
 		}
 	} else {
-		theta = r.positive("rope_theta", def...)
+		theta = r.positive(r.either("rope_theta", "rotary_emb_base"), def...)
 		scaling = r.object("rope_scaling")
 	}
 	return r.rope(theta, scaling, dim, fam)
@@ -67,8 +67,8 @@ func (r *reader) partialRotary(scaling *config, def float64) float64 {
 // modeling_rope_utils.py does. scaling may be nil.
 func (r *reader) rope(theta float64, scaling *config, dim int, fam rotary) *spec.Rope {
 	dims := int(float64(dim) * r.partialRotary(scaling, fam.partial))
-	if dims < 2 || dims%2 != 0 {
-		r.fail("%s: %d of a head's %d values would turn: want an even number", r.name, dims, dim)
+	if dims < 2 || dims%2 != 0 || dims > maxHead {
+		r.fail("%s: %d of a head's %d values would turn: want an even number of at most %d", r.name, dims, dim, maxHead)
 		return nil
 	}
 	rope := &spec.Rope{InvFreq: make([]float64, dims/2), Magnitude: 1, Interleaved: fam.interleaved}
@@ -83,8 +83,7 @@ func (r *reader) rope(theta float64, scaling *config, dim int, fam rotary) *spec
 		kind = scaling.text(scaling.either("rope_type", "type"))
 	}
 	switch kind {
-	case "default", "mrope":
-		// mrope's three positions are the same for text.
+	case "default":
 	case "linear":
 		factor := scaling.positive("factor")
 		for i := range rope.InvFreq {

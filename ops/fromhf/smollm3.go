@@ -5,13 +5,9 @@ import "github.com/modelpipe/modelpipe/ops/spec"
 // SmolLM3: a Llama in which every fourth layer, or those with a 0 in
 // no_rope_layers, has no positions.
 var _ = register(family{
-	classes:  []string{"SmolLM3ForCausalLM"},
-	prefixes: decoderNames,
-	buffers:  inverseFrequencies,
+	classes: []string{"SmolLM3ForCausalLM"},
 	read: func(r *reader) {
-		r.size()
-		r.embedding("embed_tokens")
-		norm, attn := r.rms(1e-6), r.heads()
+		norm, attn := r.decoder(1e-6)
 		rope := r.ropeOf("", attn.KeyDim, rotary{theta: 2e6})
 		layers := r.layerCount("num_hidden_layers")
 		turned := r.ropeLayers(layers)
@@ -29,13 +25,11 @@ var _ = register(family{
 			if windowed[l.i] {
 				a.Window = r.dim("sliding_window")
 			}
-			l.streamNorm(spec.PreMix, "input_layernorm", false)
-			l.streamNorm(spec.PreFFN, "post_attention_layernorm", false)
+			l.preNorms(false)
 			l.selfAttn(&a, bias, bias)
 			return spec.Block{PreMix: norm, PreFFN: norm, Attention: &a, FFN: l.mlp(act, inner, mlpBias)}
 		})
-		r.finalNorm(norm, "norm", false)
-		r.model.Head = r.head("lm_head", true, false)
+		r.finish(norm, false, true)
 	},
 })
 

@@ -81,7 +81,7 @@ func (c *checker) may(s Slot, rows, cols int) {
 	if !ok {
 		return
 	}
-	if (rows == 0 && w.Rows > 0 && w.Rows <= maxDim || w.Rows == rows) && w.Cols == cols {
+	if (w.Rows == rows || rows == 0) && w.Rows > 0 && w.Rows <= maxDim && w.Cols == cols {
 		return
 	}
 	want := fmt.Sprint(rows)
