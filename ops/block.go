@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"math"
 
-	. "github.com/gomlx/gomlx/core/graph" //nolint:staticcheck // a graph reads as a formula
+	. "github.com/gomlx/gomlx/core/graph"
 
 	"github.com/modelpipe/modelpipe/ops/spec"
 )
