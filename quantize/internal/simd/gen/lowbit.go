@@ -79,18 +79,7 @@ func (g *gen) encodeQ2_0() {
 	Label("loop")
 	TESTQ(left, left)
 	JZ(LabelRef("stop"))
-	for i := range registers {
-		VMOVUPS(Mem{Base: src, Disp: 32 * i}, y(i))
-		if i == 0 {
-			VANDPS(abs, y(0), y(8))
-			continue
-		}
-		VANDPS(abs, y(i), y(9))
-		VPMAXUD(y(9), y(8), y(8))
-	}
-	g.reduce(8, 9, func(a, b, c Op) { VPMAXUD(a, b, c) })
-	largest := GP32()
-	VMOVD(x(8), largest)
+	largest := g.largest(src, registers, abs)
 	VXORPS(x(10), x(10), x(10))
 	TESTL(largest, largest)
 	JZ(LabelRef("scaled"))
