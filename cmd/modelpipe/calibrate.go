@@ -324,9 +324,8 @@ func beginning(e *tokenizer.GGUFEncoder, pooling spec.Pooling) (int32, error) {
 }
 
 // digest is of all that the sums depend on: the file's header but for what the
-// model is called, its weights
-// (the commit of a repository on the Hub, the first row of each elsewhere),
-// and the tokens.
+// model is called, its weights (the commit of a repository on the Hub, the first
+// row of each elsewhere), and the tokens.
 func (c *calibration) digest(ctx context.Context, s *source, m *openedModel, chunks [][]int32) (string, error) {
 	h := sha256.New()
 	header := *m.header
