@@ -8,11 +8,11 @@ import (
 // and all heads' queries and keys together; OLMoE norms before the parts. In
 // the third, layers with a sliding window turn without the scaling.
 var _ = register(family{
-	classes: []string{"OlmoForCausalLM", "Olmo2ForCausalLM", "Olmo3ForCausalLM", "OlmoeForCausalLM"},
+	classes: []string{"OlmoForCausalLM", "OLMoForCausalLM", "Olmo2ForCausalLM", "Olmo3ForCausalLM", "OlmoeForCausalLM"},
 	read: func(r *reader) {
 		r.size()
 		r.embedding("embed_tokens")
-		first := r.class == "OlmoForCausalLM"
+		first := r.class == "OlmoForCausalLM" || r.class == "OLMoForCausalLM"
 		norm := &spec.Norm{Kind: spec.LayerNorm, Eps: 1e-5}
 		if !first {
 			norm = r.rms(1e-5)

@@ -41,7 +41,7 @@ func (r *reader) ropeOf(layerType string, dim int, fam rotary) *spec.Rope {
 			}
 		}
 	} else {
-		theta = r.positive("rope_theta", def...)
+		theta = r.positive(r.either("rope_theta", "rotary_emb_base"), def...)
 		scaling = r.object("rope_scaling")
 	}
 	return r.rope(theta, scaling, dim, fam)

@@ -8,13 +8,14 @@ import (
 
 // StableLM: a Llama with layer norms and a part of each head that does not
 // turn. With use_parallel_residual both parts get the same norm's result; with
-// qk_layernorm each head has a norm of its own.
+// qk_layernorm each head has a norm of its own. The code that came with the
+// first such models had other names in the config.
 var _ = register(family{
-	classes: []string{"StableLmForCausalLM"},
+	classes: []string{"StableLmForCausalLM", "StableLMEpochForCausalLM"},
 	read: func(r *reader) {
 		r.size()
 		r.embedding("embed_tokens")
-		norm, attn := &spec.Norm{Kind: spec.LayerNorm, Eps: r.eps("layer_norm_eps", 1e-5)}, r.heads()
+		norm, attn := &spec.Norm{Kind: spec.LayerNorm, Eps: r.eps(r.either("layer_norm_eps", "norm_eps"), 1e-5)}, r.heads()
 		attn.Rope = r.ropeOf("", attn.KeyDim, rotary{theta: 10000, partial: 0.25})
 		bias, parallel, headNorms := r.flag("use_qkv_bias", false), r.flag("use_parallel_residual", false), r.flag("qk_layernorm", false)
 		act, inner := r.activation("hidden_act"), r.dim("intermediate_size")

@@ -99,6 +99,52 @@ func TestBadConfigs(t *testing.T) {
 	}
 }
 
+// TestFieldNames reads the same model from configs in older forms.
+func TestFieldNames(t *testing.T) {
+	var ids []int32
+	for _, id := range prompt {
+		ids = append(ids, id%300)
+	}
+	for _, test := range []struct {
+		model  string
+		fields object
+	}{
+		{"stablelm", object{
+			"architectures": []string{"StableLMEpochForCausalLM"}, "layer_norm_eps": nil, "norm_eps": 1e-5,
+			"partial_rotary_factor": nil, "rope_pct": 0.25, "rope_theta": nil, "rotary_emb_base": 10000,
+		}},
+		{"falcon", object{
+			"architectures": []string{"RWForCausalLM"}, "num_attention_heads": nil, "n_head": 4, "num_kv_heads": nil, "n_head_kv": 2,
+			"num_hidden_layers": nil, "n_layer": 3, "rope_theta": nil, "ffn_hidden_size": nil, "num_ln_in_parallel_attn": nil,
+		}},
+		{"phi3", object{"rope_scaling": object{
+			"type": "su", "long_factor": []float64{1, 2, 3, 4, 5, 6, 7, 8}, "short_factor": []float64{1, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3, 1.35},
+		}}},
+		{"qwen3", object{"layer_types": nil, "rope_theta": nil, "rope_parameters": object{"rope_theta": 10000, "rope_type": "default"}}},
+		{"gemma2", object{"layer_types": nil, "hidden_activation": nil, "hidden_act": "gelu"}},
+		{"gemma3", object{"layer_types": nil, "rope_theta": nil, "rope_local_base_freq": nil, "rope_parameters": object{
+			"full_attention": object{"rope_theta": 1e6, "rope_type": "default"}, "sliding_attention": object{"rope_theta": 1e4, "rope_type": "default"},
+		}}},
+		{"cohere2", object{"layer_types": nil, "sliding_window_pattern": 4}},
+		{"gptoss", object{"layer_types": nil, "num_experts_per_tok": nil, "experts_per_token": 2, "swiglu_limit": nil}},
+		{"smollm3", object{"layer_types": nil, "no_rope_layers": nil}},
+		{"exaone4", object{"layer_types": nil}},
+		{"llama4", object{"layer_types": nil, "no_rope_layers": []int{}, "moe_layers": nil, "attn_temperature_tuning": 4}},
+		{"lfm2", object{"layer_types": nil}},
+	} {
+		source := unzip(t, filepath.Join(models, test.model, "hf.zip"))
+		older, err := Open(context.Background(), with(t, source, test.fields))
+		if err != nil {
+			t.Errorf("%s with %v: %v", test.model, test.fields, err)
+			continue
+		}
+		defer older.Close()
+		if nmse, _ := compare(t, forward(t, older, ids), forward(t, open(t, test.model), ids)); nmse != 0 {
+			t.Errorf("%s with %v: nmse %g", test.model, test.fields, nmse)
+		}
+	}
+}
+
 // TestTruncated cuts a checkpoint behind its header's promise, and a file that
 // shrinks after it was opened.
 func TestTruncated(t *testing.T) {
