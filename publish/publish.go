@@ -69,8 +69,8 @@ type Sink interface {
 	Open(ctx context.Context, name string, from int64) (io.ReadCloser, int64, error)
 
 	// Abandoned lists the unfinished uploads that no process is known to
-	// work at. Where that cannot be known (a bucket) it lists all of them,
-	// and their age has to tell.
+	// work at. When they were begun is said by the clock of this machine,
+	// whatever that of the target says.
 	Abandoned(ctx context.Context) ([]Rest, error)
 
 	// Discard takes an unfinished upload away.

@@ -39,6 +39,8 @@ type bucket struct {
 	bucket string
 	prefix string // empty, or with a slash at the end
 	small  int64  // files up to this size are put in one request
+
+	answers *boundedAnswers
 }
 
 const (
@@ -152,7 +154,8 @@ func (s *bucket) Publish(ctx context.Context, a *Artifact, opts Options) (_ *Rec
 // marker is the content of NAME.partial.
 type marker struct {
 	Version  int       `json:"modelpipe_upload"`
-	Owner    string    `json:"owner"` // of one run
+	Owner    string    `json:"owner"`              // of one run
+	Released bool      `json:"released,omitempty"` // by a run that was interrupted
 	UploadID string    `json:"upload_id"`
 	Identity string    `json:"identity"` // File.Identity
 	Size     int64     `json:"size"`
@@ -276,7 +279,7 @@ func (u *s3Upload) begin(ctx context.Context, partSize int64) (map[int]minio.Obj
 		return nil, err
 	}
 	found := err == nil
-	if found && !u.opts.Resume && age < staleAfter {
+	if found && !u.opts.Resume && old.alive(age) {
 		return nil, fmt.Errorf("%s was written %d s ago: wait until it is over, or give --resume to go on with what a killed run has left: %w", s.location(f.Name+partialSuffix), int(age.Seconds()), ErrBusy)
 	}
 	u.version = version
@@ -321,6 +324,9 @@ func (u *s3Upload) begin(ctx context.Context, partSize int64) (map[int]minio.Obj
 	}
 	return there, nil
 }
+
+// alive says whether a process works at the upload of a marker of this age.
+func (m marker) alive(age time.Duration) bool { return !m.Released && age < staleAfter }
 
 // differs says what makes it impossible to go on with m.
 func (m marker) differs(want marker) error {
@@ -519,6 +525,7 @@ func (u *s3Upload) end(ctx context.Context, err error) {
 	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
 	defer cancel()
 	if err != nil && !u.complete && (ctx.Err() != nil || u.opts.Keep(err)) {
+		u.mark.Released = true
 		u.saveMarker(clean)
 		return
 	}
@@ -579,7 +586,7 @@ func (u *s3Upload) saveMarker(ctx context.Context) error {
 
 // readMarker reads a marker and says how old it is by the store's clock.
 func (s *bucket) readMarker(ctx context.Context, key string) (m marker, _ Version, age time.Duration, err error) {
-	r, info, header, err := s.core.GetObject(ctx, s.bucket, key, minio.GetObjectOptions{})
+	r, info, _, err := s.core.GetObject(ctx, s.bucket, key, minio.GetObjectOptions{})
 	if err != nil {
 		return m, Absent, 0, s.fail(err)
 	}
@@ -591,11 +598,7 @@ func (s *bucket) readMarker(ctx context.Context, key string) (m marker, _ Versio
 	if err := json.Unmarshal(data, &m); err != nil {
 		m = marker{} // differs says so
 	}
-	now, err := http.ParseTime(header.Get("Date"))
-	if err != nil {
-		now = time.Now()
-	}
-	return m, Version(info.ETag), max(0, now.Sub(info.LastModified)), nil
+	return m, Version(info.ETag), max(0, time.Since(s.answers.ours(info.LastModified))), nil
 }
 
 // listParts returns the parts of an upload by their number from zero on.
@@ -692,14 +695,18 @@ func (s *bucket) Abandoned(ctx context.Context) ([]Rest, error) {
 			if !ok || CheckName(name) != nil {
 				continue // not one of ours
 			}
-			rest := Rest{Name: name, ID: u.UploadID, Started: u.Initiated}
+			seen[u.UploadID] = true
+			m, _, age, err := s.readMarker(ctx, u.Key+partialSuffix)
+			if err == nil && m.UploadID == u.UploadID && m.alive(age) {
+				continue
+			}
+			rest := Rest{Name: name, ID: u.UploadID, Started: s.answers.ours(u.Initiated)}
 			if parts, err := s.listParts(ctx, u.Key, u.UploadID); err == nil {
 				for _, p := range parts {
 					rest.Size += p.Size
 				}
 			}
 			rests = append(rests, rest)
-			seen[u.UploadID] = true
 		}
 		if !page.IsTruncated {
 			break
@@ -717,11 +724,11 @@ func (s *bucket) Abandoned(ctx context.Context) ([]Rest, error) {
 		if !ok || CheckName(name) != nil {
 			continue
 		}
-		m, _, _, err := s.readMarker(ctx, o.Key)
-		if err != nil || m.Version == 0 || seen[m.UploadID] {
+		m, _, age, err := s.readMarker(ctx, o.Key)
+		if err != nil || m.Version == 0 || seen[m.UploadID] || m.alive(age) {
 			continue // gone, not a marker, or of an upload that is listed
 		}
-		rests = append(rests, Rest{Name: name, ID: m.UploadID, Started: m.Started})
+		rests = append(rests, Rest{Name: name, ID: m.UploadID, Started: s.answers.ours(o.LastModified)})
 	}
 	slices.SortFunc(rests, func(x, y Rest) int { return strings.Compare(x.Name+"\x00"+x.ID, y.Name+"\x00"+y.ID) })
 	return rests, nil

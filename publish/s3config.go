@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/minio/minio-go/v7"
@@ -66,14 +67,15 @@ func openBucket(target string, getenv func(string) string) (Sink, error) {
 		}
 		transport.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 	}
+	answers := &boundedAnswers{next: transport}
 	client, err := minio.New(host, &minio.Options{
 		Creds: c.creds, Secure: secure, Region: c.region, BucketLookup: lookup,
-		Transport: boundedAnswers{transport}, MaxRetries: 6,
+		Transport: answers, MaxRetries: 6,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("target %s: %w", shown(target), err)
 	}
-	return &bucket{core: minio.Core{Client: client}, bucket: name, prefix: prefix, small: minPart}, nil
+	return &bucket{core: minio.Core{Client: client}, bucket: name, prefix: prefix, small: minPart, answers: answers}, nil
 }
 
 // checkBucketName holds a name to S3's rules that matter for its URL.
@@ -168,16 +170,31 @@ func nested(block, key string) string {
 // longest of S3's lists are a tenth of it.
 const answerLimit = 32 << 20
 
-// boundedAnswers keeps a server from filling the memory with an answer.
-type boundedAnswers struct{ next http.RoundTripper }
+// boundedAnswers keeps a server from filling the memory with an answer, and
+// learns what its clock says.
+type boundedAnswers struct {
+	next http.RoundTripper
+	skew atomic.Int64 // of the server's clock against ours
+}
 
 // RoundTrip implements http.RoundTripper.
-func (b boundedAnswers) RoundTrip(r *http.Request) (*http.Response, error) {
+func (b *boundedAnswers) RoundTrip(r *http.Request) (*http.Response, error) {
 	res, err := b.next.RoundTrip(r)
-	if err == nil && (r.Method != http.MethodGet || r.URL.RawQuery != "") {
+	if err != nil {
+		return res, err
+	}
+	if now, err := http.ParseTime(res.Header.Get("Date")); err == nil {
+		b.skew.Store(int64(time.Until(now)))
+	}
+	if r.Method != http.MethodGet || r.URL.RawQuery != "" {
 		res.Body = &boundedBody{res.Body, answerLimit}
 	}
-	return res, err
+	return res, nil
+}
+
+// ours is a time of the server by the clock of this machine.
+func (b *boundedAnswers) ours(t time.Time) time.Time {
+	return t.Add(-time.Duration(b.skew.Load()))
 }
 
 type boundedBody struct {

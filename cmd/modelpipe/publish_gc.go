@@ -20,8 +20,7 @@ func newPublishGC(a *app) *cobra.Command {
 		Long: `Gc finds what interrupted uploads have left at a target, and removes it: parts
 in a bucket, NAME.partial in a folder (of interrupted conversions too), and the
 uploads of this machine to a registry. Published files are never touched, nor
-is what a process is known to work at. A bucket does not tell that, so that
-only uploads begun some time ago are cleared.`,
+is what a process is known to work at.`,
 		Example: `  modelpipe publish gc s3://models --dry-run
   modelpipe publish gc ./models --older-than 0s`,
 		Args: args(cobra.ExactArgs(1)),

@@ -241,7 +241,7 @@ func TestPublishErrors(t *testing.T) {
 		{exitUsage, `"ftp" is not known`, []string{model, "-o", "ftp://x/y"}},
 		{exitUsage, "want oci://host/repository", []string{model, "-o", "oci://name"}},
 		{exitUsage, "is not a host", []string{model, "-o", "oci://team/name"}},
-		{exitUsage, "want 3 to 63 small letters", []string{model, "-o", "s3://B"}},
+		{exitUsage, "3 to 63 small letters", []string{model, "-o", "s3://B"}},
 		{exitUsage, "does not climb", []string{model, "-o", "s3://bucket/../x"}},
 		{exitUsage, "a tag holds one model", []string{model, model, "-o", tag}},
 		{exitUsage, "want MEDIATYPE=FILE", []string{model, "-o", tag, "--attach", "x"}},

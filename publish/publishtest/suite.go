@@ -195,6 +195,9 @@ func Run(t *testing.T, open func(testing.TB) *Target) {
 		if open(t).Proxy == nil {
 			t.Skip("has no server")
 		}
+		if testing.Short() {
+			t.Skip("waits for many retries")
+		}
 		runFaults(t, open)
 	})
 	t.Run("store", func(t *testing.T) {
