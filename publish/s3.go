@@ -725,8 +725,13 @@ func (s *bucket) Abandoned(ctx context.Context) ([]Rest, error) {
 			continue
 		}
 		m, _, age, err := s.readMarker(ctx, o.Key)
-		if err != nil || m.Version == 0 || seen[m.UploadID] || m.alive(age) {
+		if err != nil || m.Version == 0 || seen[m.UploadID] {
 			continue // gone, not a marker, or of an upload that is listed
+		}
+		// It may be of an upload begun since, or one that was killed when it
+		// was complete.
+		if _, err := s.listParts(ctx, s.prefix+name, m.UploadID); m.alive(age) && !errors.Is(err, fs.ErrNotExist) {
+			continue
 		}
 		rests = append(rests, Rest{Name: name, ID: m.UploadID, Started: s.answers.ours(o.LastModified)})
 	}
