@@ -76,7 +76,7 @@ func CheckName(name string) error {
 			return bad("has an element that begins or ends with a space, or ends with a dot")
 		case devices[strings.ToLower(strings.TrimRight(base, " "))]:
 			return bad("%q is a device on Windows", element)
-		case strings.HasSuffix(element, partialSuffix) || strings.HasSuffix(element, journalSuffix):
+		case strings.HasSuffix(element, partialSuffix) || strings.HasSuffix(element, journalSuffix) || element == lockName:
 			return bad("%q is kept for unfinished files", element)
 		}
 	}
@@ -108,3 +108,6 @@ func shownName(name string) string {
 	}
 	return fmt.Sprintf("%+q", name)
 }
+
+// fold maps names that are one on systems where case does not count.
+func fold(name string) string { return strings.ToLower(strings.ToUpper(name)) }

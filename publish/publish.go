@@ -156,6 +156,11 @@ type Options struct {
 	// arrived and before anything gets its name. Its error stops that.
 	BeforeNaming func(context.Context) error
 
+	// Keep says of which errors a later run may be free, so that what was
+	// uploaded is kept. Those of a target that is unavailable, and an
+	// interrupt, always are such.
+	Keep func(error) bool
+
 	// Progress, where it is not nil, is kept up to date.
 	Progress *Progress
 
