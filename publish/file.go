@@ -34,7 +34,7 @@ type folder struct {
 const lockName = ".publish.lock"
 
 // openFolder opens a path or a file URL, and creates the folder.
-func openFolder(_ context.Context, target string) (Sink, error) {
+func openFolder(target string, _ func(string) string) (Sink, error) {
 	p := target
 	if strings.HasPrefix(target, "file://") {
 		u, err := url.Parse(target)

@@ -4,6 +4,7 @@ package publish
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -11,7 +12,7 @@ import (
 
 // lockFile fails: without flock a second process could write the same file.
 func lockFile(_ context.Context, _ *os.Root, name string, _ bool) (*os.File, error) {
-	return nil, fmt.Errorf("writing %s safely needs flock, which %s lacks: run in WSL or a container", name, runtime.GOOS)
+	return nil, fmt.Errorf("writing %s safely needs flock, which %s lacks: run in WSL or a container: %w", name, runtime.GOOS, errors.ErrUnsupported)
 }
 
 // As nothing can be locked nothing is written.

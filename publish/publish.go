@@ -24,6 +24,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -211,7 +212,7 @@ type Rest struct {
 // kind is a kind of sink.
 type kind struct {
 	scheme string // before "://"
-	open   func(ctx context.Context, target string) (Sink, error)
+	open   func(target string, getenv func(string) string) (Sink, error)
 }
 
 var kinds = map[string]kind{}
@@ -228,7 +229,12 @@ func IsRemote(target string) bool {
 // Open returns the sink of a target: the path of a folder, file:///folder,
 // s3://bucket/prefix, or oci://host/repository[:tag]. Credentials come from
 // where the tools of each kind look for them.
-func Open(ctx context.Context, target string) (Sink, error) {
+//
+// Nothing is asked of a server yet.
+func Open(target string) (Sink, error) { return OpenEnv(target, os.Getenv) }
+
+// OpenEnv is Open with another environment than that of the process.
+func OpenEnv(target string, getenv func(string) string) (Sink, error) {
 	if strings.ContainsRune(target, 0) || len(target) > maxTarget {
 		return nil, fmt.Errorf("target %.80q: want at most %d bytes without NUL", target, maxTarget)
 	}
@@ -240,12 +246,12 @@ func Open(ctx context.Context, target string) (Sink, error) {
 	if !ok {
 		return nil, fmt.Errorf("target %s: %q is not known: want a path, s3://bucket/prefix or oci://host/repository:tag", shown(target), scheme)
 	}
-	return k.open(ctx, target)
+	return k.open(target, getenv)
 }
 
 // OpenStore returns the store of small objects of a target.
-func OpenStore(ctx context.Context, target string) (Store, error) {
-	s, err := Open(ctx, target)
+func OpenStore(target string) (Store, error) {
+	s, err := Open(target)
 	if err != nil {
 		return nil, err
 	}

@@ -13,15 +13,15 @@ import (
 // tries is how often a read that was cut goes on where it was.
 const tries = 6
 
-// readBack returns the digests of a published file of size bytes. It goes on
+// readBack returns the digests of published content of size bytes. It goes on
 // where a connection was cut.
-func readBack(ctx context.Context, s Sink, name string, size int64) (*digests, error) {
+func readBack(ctx context.Context, open func(ctx context.Context, from int64) (io.ReadCloser, int64, error), size int64) (*digests, error) {
 	d := newDigests()
 	at := int64(0)
 	buf := make([]byte, pieceBytes)
 	for try := 0; ; try++ {
 		err := func() error {
-			r, total, err := s.Open(ctx, name, at)
+			r, total, err := open(ctx, at)
 			if err != nil {
 				return err
 			}

@@ -38,7 +38,7 @@ type bucket struct {
 	core   minio.Core
 	bucket string
 	prefix string // empty, or with a slash at the end
-	small  int64 // files up to this size are put in one request
+	small  int64  // files up to this size are put in one request
 }
 
 const (
@@ -185,6 +185,10 @@ type s3Upload struct {
 	complete bool // the object has its name
 }
 
+func (u *s3Upload) open(ctx context.Context, from int64) (io.ReadCloser, int64, error) {
+	return u.s.Open(ctx, u.file.Name, from)
+}
+
 func (u *s3Upload) markerName() string { return u.s.prefix + u.file.Name + partialSuffix }
 
 // upload brings every byte to the store.
@@ -251,7 +255,7 @@ func (u *s3Upload) existing(ctx context.Context) (bool, error) {
 		}
 		ours = d.sha256()
 	}
-	theirs, err := readBack(ctx, u.s, u.file.Name, u.file.Size)
+	theirs, err := readBack(ctx, u.open, u.file.Size)
 	if err != nil {
 		return false, err
 	}
@@ -421,7 +425,9 @@ func (s *bucket) putPart(ctx context.Context, name, uploadID string, p part) (s3
 	defer cancel()
 	crc := crcText(crc64nvme.Checksum(p.data))
 	o := minio.PutObjectPartOptions{DisableContentSha256: true, CustomHeader: http.Header{"X-Amz-Checksum-Crc64nvme": {crc}}}
-	got, err := s.core.PutObjectPart(ctx, s.bucket, s.prefix+name, uploadID, p.n+1, bytes.NewReader(p.data), int64(len(p.data)), o)
+	body := &payload{data: p.data}
+	defer body.stop()
+	got, err := s.core.PutObjectPart(ctx, s.bucket, s.prefix+name, uploadID, p.n+1, body.reader(), int64(len(p.data)), o)
 	if err != nil {
 		return s3Part{}, fmt.Errorf("upload part %d: %w", p.n+1, s.fail(err))
 	}
@@ -483,7 +489,7 @@ func (u *s3Upload) name(ctx context.Context) error {
 		u.published.Checksum = "crc64nvme:" + crc
 	}
 	u.published.SHA256 = u.digests.sha256()
-	back, err := readBack(ctx, s, u.file.Name, u.file.Size)
+	back, err := readBack(ctx, u.open, u.file.Size)
 	if err == nil && back.sha256() != u.published.SHA256 {
 		err = fmt.Errorf("read back: sha256 is %s: %s was sent: %w", back.sha256(), u.published.SHA256, ErrMismatch)
 	}

@@ -1,7 +1,6 @@
 package publish
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -29,7 +28,7 @@ type s3Config struct {
 }
 
 // openBucket opens s3://bucket/prefix.
-func openBucket(_ context.Context, target string) (Sink, error) {
+func openBucket(target string, getenv func(string) string) (Sink, error) {
 	name, prefix, _ := strings.Cut(strings.TrimPrefix(target, "s3://"), "/")
 	prefix = strings.TrimSuffix(prefix, "/")
 	if prefix != "" {
@@ -38,7 +37,7 @@ func openBucket(_ context.Context, target string) (Sink, error) {
 		}
 		prefix += "/"
 	}
-	c, err := readS3Config(os.Getenv)
+	c, err := readS3Config(getenv)
 	if err != nil {
 		return nil, fmt.Errorf("target %s: %w", shown(target), err)
 	}
@@ -138,7 +137,11 @@ func readS3Config(getenv func(string) string) (s3Config, error) {
 		}
 		c.endpoint = u
 	}
-	providers := []credentials.Provider{&credentials.EnvAWS{}, &credentials.FileAWSCredentials{Profile: profile}}
+	providers := []credentials.Provider{&credentials.FileAWSCredentials{Profile: profile}}
+	if id, secret := getenv("AWS_ACCESS_KEY_ID"), getenv("AWS_SECRET_ACCESS_KEY"); id != "" && secret != "" {
+		own := credentials.Value{AccessKeyID: id, SecretAccessKey: secret, SessionToken: getenv("AWS_SESSION_TOKEN"), SignerType: credentials.SignatureV4}
+		providers = []credentials.Provider{&credentials.Static{Value: own}}
+	}
 	// The service of the machine's own address is asked only where it was
 	// configured: elsewhere its address may be anybody's.
 	if first("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI") != "" || strings.EqualFold(getenv("AWS_EC2_METADATA_DISABLED"), "false") {
