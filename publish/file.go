@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -59,7 +60,7 @@ func openFolder(target string, _ func(string) string) (Sink, error) {
 func (s *folder) String() string { return s.path }
 
 // Publish implements Sink.
-func (s *folder) Publish(ctx context.Context, a *Artifact, opts Options) (*Receipt, error) {
+func (s *folder) Publish(ctx context.Context, a *Artifact, opts Options) (_ *Receipt, err error) {
 	if err := checkArtifact(a); err != nil {
 		return nil, fmt.Errorf("publish to %s: %w", s, err)
 	}
@@ -68,15 +69,15 @@ func (s *folder) Publish(ctx context.Context, a *Artifact, opts Options) (*Recei
 	var partials []*partial
 	defer func() {
 		for _, p := range partials {
-			p.close()
+			p.end(err == nil || ctx.Err() != nil || opts.Keep(err))
 		}
 	}()
 	for _, f := range asFiles(a) {
-		p, err := s.write(ctx, f, opts)
-		if err != nil {
+		p := &partial{root: s.root, published: Published{Name: f.Name, Location: filepath.Join(s.path, filepath.FromSlash(f.Name)), Size: f.Size}}
+		partials = append(partials, p)
+		if err := s.write(ctx, f, opts, p); err != nil {
 			return nil, fmt.Errorf("publish %s to %s: %w", f.Name, s, err)
 		}
-		partials = append(partials, p)
 		receipt.Files = append(receipt.Files, p.published)
 	}
 	if opts.BeforeNaming != nil {
@@ -84,9 +85,9 @@ func (s *folder) Publish(ctx context.Context, a *Artifact, opts Options) (*Recei
 			return nil, err
 		}
 	}
-	for i, p := range partials {
+	for _, p := range partials {
 		if err := p.name(); err != nil {
-			return nil, fmt.Errorf("publish %s to %s: %w", receipt.Files[i].Name, s, err)
+			return nil, fmt.Errorf("publish %s to %s: %w", p.published.Name, s, err)
 		}
 	}
 	return receipt, nil
@@ -100,50 +101,33 @@ type partial struct {
 }
 
 // write makes NAME.partial complete and durable.
-func (s *folder) write(ctx context.Context, f File, opts Options) (_ *partial, err error) {
-	p := &partial{root: s.root, published: Published{Name: f.Name, Location: filepath.Join(s.path, filepath.FromSlash(f.Name)), Size: f.Size}}
+func (s *folder) write(ctx context.Context, f File, opts Options, p *partial) error {
+	if ok, err := s.existing(ctx, f, opts, p); ok || err != nil {
+		return err
+	}
 	if dir := path.Dir(f.Name); dir != "." {
 		if err := s.root.MkdirAll(dir, 0o777); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	if ok, err := s.existing(ctx, f, opts, p); ok || err != nil {
-		return p, err
+	var err error
+	if p.file, err = lockFile(ctx, s.root, f.Name+partialSuffix, false); err != nil {
+		return err
 	}
-	name := f.Name + partialSuffix
-	p.file, err = lockFile(ctx, s.root, name, false)
-	if err != nil {
-		return nil, err
-	}
-	done := false
-	keep := false
-	defer func() {
-		if err != nil {
-			if !keep {
-				s.root.Remove(name)
-			}
-			p.close()
-		}
-	}()
 	// Another process may have published it before the lock was taken.
-	if done, err = s.existing(ctx, f, opts, p); done || err != nil {
-		s.root.Remove(name)
-		p.close()
-		p.file = nil
-		return p, err
+	if ok, err := s.existing(ctx, f, opts, p); ok || err != nil {
+		p.end(false)
+		return err
 	}
 	have := int64(0)
 	if opts.Resume {
 		info, err := p.file.Stat()
 		if err != nil {
-			return nil, err
+			return err
 		}
 		have = min(info.Size(), f.Size)
-	}
-	if !opts.Resume {
-		if err := p.file.Truncate(0); err != nil {
-			return nil, err
-		}
+	} else if err := p.file.Truncate(0); err != nil {
+		return err
 	}
 	d := newDigests()
 	before := opts.Progress.Done.Load()
@@ -157,7 +141,7 @@ func (s *folder) write(ctx context.Context, f File, opts Options) (_ *partial, e
 			if err := readFull(p.file, old[:len(q.data)], q.off); err != nil {
 				return err
 			}
-			if string(old[:len(q.data)]) == string(q.data) {
+			if bytes.Equal(old[:len(q.data)], q.data) {
 				p.published.Resumed += int64(len(q.data))
 				return nil
 			}
@@ -166,27 +150,26 @@ func (s *folder) write(ctx context.Context, f File, opts Options) (_ *partial, e
 		return err
 	}
 	if err := st.run(ctx); err != nil {
-		keep = ctx.Err() != nil || opts.Keep(err)
-		return nil, err
+		return err
 	}
 	if err := p.file.Truncate(f.Size); err != nil {
-		return nil, err
+		return err
 	}
 	p.published.SHA256 = d.sha256()
 	if err := checkDigest(f, p.published.SHA256); err != nil {
-		return nil, err
+		return err
 	}
 	if err := p.file.Sync(); err != nil {
-		return nil, err
+		return err
 	}
 	back, err := digestReader(io.NewSectionReader(p.file, 0, f.Size+1), f.Size)
 	if err != nil {
-		return nil, fmt.Errorf("read back: %w", err)
+		return fmt.Errorf("read back: %w", err)
 	}
 	if got := back.sha256(); got != p.published.SHA256 {
-		return nil, fmt.Errorf("read back: sha256 is %s: %s was written: %w", got, p.published.SHA256, ErrMismatch)
+		return fmt.Errorf("read back: sha256 is %s: %s was written: %w", got, p.published.SHA256, ErrMismatch)
 	}
-	return p, nil
+	return nil
 }
 
 // existing says whether the name is there with the same content. Other
@@ -249,11 +232,16 @@ func (p *partial) name() error {
 	return syncDir(p.root, path.Dir(name))
 }
 
-// close gives the lock back.
-func (p *partial) close() {
-	if p.file != nil {
-		p.file.Close()
+// end gives the lock back, and takes away what is not to be kept.
+func (p *partial) end(keep bool) {
+	if p.file == nil {
+		return
 	}
+	if !keep {
+		p.root.Remove(p.published.Name + partialSuffix)
+	}
+	p.file.Close()
+	p.file = nil
 }
 
 // Open implements Sink.

@@ -42,7 +42,16 @@ type ociMarker struct {
 	Size       int64     `json:"size"`
 	URL        string    `json:"url"` // of the upload
 	Started    time.Time `json:"started"`
-	State      state     `json:"state"` // of parts of chunkBytes
+	Chunk      int64     `json:"chunk"` // size of what is sent at once
+	State      state     `json:"state"` // of so many chunks
+}
+
+// chunkSize is the size of the chunks of an upload.
+func chunkSize(asked int64) int64 {
+	if asked <= 0 {
+		return chunkBytes
+	}
+	return min((asked+pieceBytes-1)/pieceBytes*pieceBytes, partMemory/3)
 }
 
 // errLost says that the registry no longer has an upload, or not all of it.
@@ -80,6 +89,9 @@ func (u *ociUpload) upload(ctx context.Context, known *manifest) error {
 	if ok, err := u.existing(ctx, known); ok || err != nil {
 		return err
 	}
+	if f.Size <= smallBlob {
+		return u.sendSmall(ctx)
+	}
 	if err := u.keep(ctx); err != nil {
 		return err
 	}
@@ -112,6 +124,27 @@ func (u *ociUpload) upload(ctx context.Context, known *manifest) error {
 	return err
 }
 
+// smallBlob is up to which size a blob is sent in one request.
+const smallBlob = 4 << 20
+
+// sendSmall sends a small file in one request.
+func (u *ociUpload) sendSmall(ctx context.Context) error {
+	data := make([]byte, u.file.Size)
+	if err := readFull(u.file.Content, data, 0); err != nil {
+		return err
+	}
+	u.published.SHA256 = strings.TrimPrefix(digestOf(data), "sha256:")
+	if err := checkDigest(u.file, u.published.SHA256); err != nil {
+		return err
+	}
+	if err := u.r.putBlob(ctx, data); err != nil {
+		return err
+	}
+	u.published.Location = u.r.location("sha256:" + u.published.SHA256)
+	u.opts.Progress.Done.Add(u.file.Size)
+	return u.readBack(ctx)
+}
+
 // existing says whether the registry has the blob already.
 func (u *ociUpload) existing(ctx context.Context, known *manifest) (bool, error) {
 	f, sum := u.file, u.file.SHA256
@@ -122,7 +155,7 @@ func (u *ociUpload) existing(ctx context.Context, known *manifest) (bool, error)
 			l, ok := known.layer(f.Name)
 			expected = ok && l.Size == f.Size
 		}
-		if f.Size > minPart && !expected {
+		if f.Size > smallBlob && !expected {
 			return false, nil
 		}
 		d, err := digestContent(ctx, f, u.opts.Threads)
@@ -174,7 +207,7 @@ func (u *ociUpload) readBack(ctx context.Context) error {
 
 // keep opens the kept file, takes its lock, and takes over what it says.
 func (u *ociUpload) keep(ctx context.Context) error {
-	fresh := ociMarker{Version: 1, Repository: u.r.base, Name: u.file.Name, Identity: u.file.Identity, Size: u.file.Size, Started: time.Now().UTC()}
+	fresh := ociMarker{Version: 1, Repository: u.r.base, Name: u.file.Name, Identity: u.file.Identity, Size: u.file.Size, Chunk: chunkSize(u.opts.PartSize), Started: time.Now().UTC()}
 	u.mark = fresh
 	if u.kept != nil {
 		return nil
@@ -195,7 +228,7 @@ func (u *ociUpload) keep(ctx context.Context) error {
 	u.kept, u.root = kept, root
 	var old ociMarker
 	data, err := io.ReadAll(io.LimitReader(kept, errorLimit))
-	if err != nil || json.Unmarshal(data, &old) != nil || old.URL == "" || old.Version != 1 || old.Repository != u.r.base {
+	if err != nil || json.Unmarshal(data, &old) != nil || old.URL == "" || old.Version != 1 || old.Repository != u.r.base || old.Chunk != chunkSize(old.Chunk) || old.State.Parts < 0 {
 		return nil // none, or cut short
 	}
 	u.mark = old
@@ -284,7 +317,7 @@ func (u *ociUpload) send(ctx context.Context) error {
 		if err := u.ask(ctx); err != nil {
 			return err
 		}
-		if f.Identity == "" || u.off < min(f.Size, int64(u.mark.State.Parts)*chunkBytes) {
+		if f.Identity == "" || u.off < min(f.Size, int64(u.mark.State.Parts)*u.mark.Chunk) {
 			u.mark.State = state{} // the digest begins with the first byte
 		}
 		u.published.Resumed = u.off
@@ -296,7 +329,7 @@ func (u *ociUpload) send(ctx context.Context) error {
 		return fmt.Errorf("%w: %w", errLost, err)
 	}
 	front := newFrontier(u.mark.State)
-	st := &stream{content: f.Content, size: f.Size, part: chunkBytes, first: u.mark.State.Parts, threads: u.opts.Threads, senders: 1, buffers: 3}
+	st := &stream{content: f.Content, size: f.Size, part: u.mark.Chunk, first: u.mark.State.Parts, threads: u.opts.Threads, senders: 1, buffers: 3}
 	st.digest = func(p part) error {
 		d.write(p.data)
 		s, err := d.state(p.n + 1)
@@ -536,7 +569,7 @@ func (r *repository) Abandoned(ctx context.Context) ([]Rest, error) {
 		if err != nil || busy || m.Repository != r.base {
 			continue // of others, gone, or cut short
 		}
-		rests = append(rests, Rest{Name: m.Name, ID: e.Name(), Size: min(m.Size, int64(m.State.Parts)*chunkBytes), Started: m.Started})
+		rests = append(rests, Rest{Name: m.Name, ID: e.Name(), Size: min(m.Size, int64(m.State.Parts)*m.Chunk), Started: m.Started})
 	}
 	return rests, ctx.Err()
 }

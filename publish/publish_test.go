@@ -27,26 +27,26 @@ func open(t testing.TB, target string, vars map[string]string) publish.Sink {
 }
 
 func TestFolder(t *testing.T) {
+	t.Parallel()
 	publishtest.Run(t, func(t testing.TB) *publishtest.Target {
 		dir := t.TempDir()
 		return &publishtest.Target{
 			OneOfTwo: true,
 			Open:     func(t testing.TB) publish.Sink { return open(t, dir, nil) },
-			Damage: func(t testing.TB, name string) {
+			Damage: func(t testing.TB, name string) bool {
 				f, err := os.OpenFile(filepath.Join(dir, name+".partial"), os.O_RDWR, 0)
 				if err != nil {
 					t.Error(err)
-					return
+					return true
 				}
 				defer f.Close()
 				b := make([]byte, 1)
 				if _, err := f.ReadAt(b, 100); err != nil {
-					t.Error(err)
+					return false
 				}
 				b[0] ^= 1
-				if _, err := f.WriteAt(b, 100); err != nil {
-					t.Error(err)
-				}
+				_, err = f.WriteAt(b, 100)
+				return err == nil
 			},
 			Stored: func(t testing.TB) int {
 				n := 0
@@ -71,6 +71,7 @@ func s3Environment(endpoint string) map[string]string {
 }
 
 func TestS3(t *testing.T) {
+	t.Parallel()
 	publishtest.Run(t, func(t testing.TB) *publishtest.Target {
 		s3 := publishtest.NewS3(t)
 		proxy := publishtest.NewProxy(t, s3.URL)
@@ -78,13 +79,14 @@ func TestS3(t *testing.T) {
 			OneOfTwo: true,
 			Open:     func(t testing.TB) publish.Sink { return open(t, "s3://bucket/models/team", s3Environment(proxy.URL)) },
 			Proxy:    proxy,
-			Damage:   func(_ testing.TB, name string) { s3.Damage("bucket/models/team/" + name) },
+			Damage:   func(_ testing.TB, name string) bool { return s3.Damage("bucket/models/team/" + name) },
 			Stored:   func(testing.TB) int { return s3.Stored() },
 		}
 	})
 }
 
 func testOCI(t *testing.T, opts ...registry.Option) {
+	t.Parallel()
 	publishtest.Run(t, func(t testing.TB) *publishtest.Target {
 		proxy := publishtest.NewProxy(t, publishtest.NewRegistry(t, opts...))
 		cache := t.TempDir()

@@ -564,13 +564,6 @@ func (u *s3Upload) saveMarker(ctx context.Context) error {
 	}
 	version, err := u.s.put(ctx, u.markerName(), data, u.version)
 	if errors.Is(err, ErrChanged) {
-		// It may be our own, if the answer to it was lost.
-		now, v, _, rerr := u.s.readMarker(ctx, u.markerName())
-		if rerr == nil && now.Owner == u.mark.Owner {
-			version, err = u.s.put(ctx, u.markerName(), data, v)
-		}
-	}
-	if errors.Is(err, ErrChanged) {
 		u.marked = false
 		return fmt.Errorf("%s was written by another process: %w", u.s.location(u.file.Name+partialSuffix), ErrBusy)
 	}
@@ -778,23 +771,26 @@ func (s *bucket) Put(ctx context.Context, name string, data []byte, prior Versio
 		return Absent, fmt.Errorf("put: %w", err)
 	}
 	v, err := s.put(ctx, s.prefix+name, data, prior)
-	if errors.Is(err, ErrChanged) {
-		// The answer to an earlier try of this request may have been lost.
-		if now, nv, gerr := s.Get(ctx, name, int64(len(data))); gerr == nil && nv != prior && bytes.Equal(now, data) {
-			return nv, nil
-		}
-	}
 	if err != nil {
 		return Absent, fmt.Errorf("put %s: %w", s.location(name), err)
 	}
 	return v, nil
 }
 
+// writerKey is the metadata that says who wrote an object. A request whose
+// answer is lost is sent again, and then refused because of itself; by this it
+// knows.
+const writerKey = "Modelpipe-Writer"
+
 // put writes an object at prior, whatever its name.
 func (s *bucket) put(ctx context.Context, key string, data []byte, prior Version) (Version, error) {
 	ctx, cancel := within(ctx, int64(len(data)))
 	defer cancel()
-	o := minio.PutObjectOptions{DisableContentSha256: true, UserMetadata: map[string]string{"x-amz-checksum-crc64nvme": crcText(crc64nvme.Checksum(data))}}
+	writer := randomText()
+	o := minio.PutObjectOptions{DisableContentSha256: true, UserMetadata: map[string]string{
+		"x-amz-checksum-crc64nvme": crcText(crc64nvme.Checksum(data)),
+		writerKey:                  writer,
+	}}
 	switch prior {
 	case Absent:
 		o.SetMatchETagExcept("*")
@@ -803,14 +799,19 @@ func (s *bucket) put(ctx context.Context, key string, data []byte, prior Version
 		o.SetMatchETag(string(prior))
 	}
 	info, err := s.core.PutObject(ctx, s.bucket, key, bytes.NewReader(data), int64(len(data)), "", "", o)
-	if err != nil {
-		err = s.fail(err)
-		if prior != Absent && prior != Any && errors.Is(err, fs.ErrNotExist) {
-			return Absent, fmt.Errorf("it is gone: %w", ErrChanged)
-		}
-		return Absent, err
+	if err == nil {
+		return Version(info.ETag), nil
 	}
-	return Version(info.ETag), nil
+	err = s.fail(err)
+	if errors.Is(err, ErrChanged) {
+		if now, serr := s.core.StatObject(ctx, s.bucket, key, minio.StatObjectOptions{}); serr == nil && now.UserMetadata[writerKey] == writer {
+			return Version(now.ETag), nil
+		}
+	}
+	if prior != Absent && prior != Any && errors.Is(err, fs.ErrNotExist) {
+		return Absent, fmt.Errorf("it is gone: %w", ErrChanged)
+	}
+	return Absent, err
 }
 
 // List implements Store.

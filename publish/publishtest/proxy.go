@@ -49,7 +49,7 @@ func NewProxy(t testing.TB, upstream string) *Proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &Proxy{}
+	p, ended := &Proxy{}, make(chan struct{})
 	reverse := &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(to)
@@ -82,7 +82,7 @@ func NewProxy(t testing.TB, upstream string) *Proxy {
 		if f.Delay > 0 {
 			select {
 			case <-time.After(f.Delay):
-			case <-r.Context().Done():
+			case <-ended:
 				panic(http.ErrAbortHandler)
 			}
 		}
@@ -100,7 +100,10 @@ func NewProxy(t testing.TB, upstream string) *Proxy {
 	}))
 	server.Config.ErrorLog = log.New(io.Discard, "", 0)
 	server.Start()
-	t.Cleanup(server.Close)
+	t.Cleanup(func() {
+		close(ended)
+		server.Close()
+	})
 	p.URL = server.URL
 	return p
 }

@@ -38,6 +38,7 @@ type s3Object struct {
 	etag     string
 	crc      string
 	modified time.Time
+	writer   string // x-amz-meta-modelpipe-writer
 }
 
 type s3Upload struct {
@@ -55,14 +56,16 @@ func NewS3(t testing.TB) *S3 {
 	return s
 }
 
-// Damage flips a bit of an object, or of every part of an unfinished one.
-func (s *S3) Damage(key string) {
+// Damage flips a bit of an object, or of every part of an unfinished one, and
+// says whether there was any.
+func (s *S3) Damage(key string) (done bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if o, ok := s.objects[key]; ok {
 		o.data = slices.Clone(o.data)
 		o.data[len(o.data)/2] ^= 1
 		s.objects[key] = o
+		done = true
 	}
 	for _, u := range s.uploads {
 		for n, p := range u.parts {
@@ -70,12 +73,18 @@ func (s *S3) Damage(key string) {
 				p.data = slices.Clone(p.data)
 				p.data[0] ^= 1
 				u.parts[n] = p
+				done = true
 			}
 		}
 	}
+	return done
 }
 
-const minPart = 5 << 20
+const (
+	minPart = 5 << 20
+	// writerHeader is the one piece of metadata that is kept.
+	writerHeader = "X-Amz-Meta-Modelpipe-Writer"
+)
 
 func crcText(p []byte) string {
 	return base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint64(nil, crc64nvme.Checksum(p)))
@@ -174,7 +183,7 @@ func (s *S3) condition(r *http.Request, path string) *s3Error {
 
 func newObject(r *http.Request, body []byte) (s3Object, *s3Error) {
 	sum := md5.Sum(body)
-	o := s3Object{body, hex.EncodeToString(sum[:]), crcText(body), time.Now()}
+	o := s3Object{body, hex.EncodeToString(sum[:]), crcText(body), time.Now(), r.Header.Get(writerHeader)}
 	if want := r.Header.Get("X-Amz-Checksum-Crc64nvme"); want != "" && want != o.crc {
 		return o, &s3Error{400, "BadDigest"}
 	}
@@ -259,6 +268,9 @@ func (s *S3) get(w http.ResponseWriter, r *http.Request, path string) *s3Error {
 	h := w.Header()
 	h.Set("ETag", `"`+o.etag+`"`)
 	h.Set("Last-Modified", o.modified.UTC().Format(http.TimeFormat))
+	if o.writer != "" {
+		h.Set(writerHeader, o.writer)
+	}
 	data, status := o.data, 200
 	if text, ok := strings.CutPrefix(r.Header.Get("Range"), "bytes="); ok {
 		first, last, _ := strings.Cut(text, "-")

@@ -32,10 +32,11 @@ type Target struct {
 	// Proxy stands before its server; nil for a folder.
 	Proxy *Proxy
 
-	// Damage changes what is stored under a name, unfinished or not.
-	Damage func(testing.TB, string)
+	// Damage changes a byte of what is stored under a name, unfinished or
+	// not, if there are enough of them; it may be nil.
+	Damage func(testing.TB, string) bool
 
-	// Foreign counts what is stored in any form, also unfinished, so that
+	// Stored counts what is stored in any form, also unfinished, so that
 	// nothing left behind stays unseen. It may be nil.
 	Stored func(testing.TB) int
 
@@ -356,7 +357,7 @@ func resumes(t *testing.T, to *Target) {
 		for range 3 { // cut again and again
 			cut, ctx := cutOff(a, data, rnd.Int64N(manyParts))
 			if _, err := to.Open(t).Publish(ctx, cut, opts); err == nil {
-				continue // it was nearly complete
+				break // it was nearly complete
 			}
 			missing(t, to.Open(t), name)
 		}
@@ -371,16 +372,26 @@ func resumes(t *testing.T, to *Target) {
 	data := bytesOf(99, manyParts)
 	a := model("known.gguf", data)
 	a.Files[0].Identity = "plan"
-	cut, ctx := cutOff(a, data, manyParts-1)
-	opts := publish.Options{PartSize: partSize, Threads: 1, MoveTag: true}
-	for range 2 {
-		if _, err := to.Open(t).Publish(ctx, cut, opts); err == nil {
-			t.Fatal("was not interrupted")
+	progress := new(publish.Progress)
+	opts := publish.Options{PartSize: partSize, Threads: 1, MoveTag: true, Progress: progress}
+	ctx, cancel := context.WithCancel(t.Context())
+	cut := model("known.gguf", data)
+	cut.Files[0].Identity = "plan"
+	cut.Files[0].Content = &hooked{data: data, f: func(read int64) error {
+		if read > 16<<20 {
+			for progress.Done.Load() == 0 {
+				time.Sleep(time.Millisecond)
+			}
+			cancel()
 		}
+		return nil
+	}}
+	if _, err := to.Open(t).Publish(ctx, cut, opts); err == nil {
+		t.Fatal("was not interrupted")
 	}
 	opts.Resume = true
 	r := published(t, to.Open(t), a, opts)
-	if to.Proxy != nil && r.Files[0].Resumed == 0 {
+	if r.Files[0].Resumed == 0 {
 		t.Errorf("nothing of the first run was used: %+v", r.Files[0])
 	}
 	has(t, to.Open(t), "known.gguf", data)
@@ -578,7 +589,11 @@ func corruptedReadBack(t *testing.T, to *Target) {
 		var once sync.Once
 		a.Files[0].Content = &hooked{data: data, f: func(read int64) error {
 			if read > 16<<20 {
-				once.Do(func() { to.Damage(t, "m.gguf") })
+				once.Do(func() {
+					for !to.Damage(t, "m.gguf") { // until its first part is written
+						time.Sleep(time.Millisecond)
+					}
+				})
 			}
 			return nil
 		}}
