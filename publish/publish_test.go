@@ -85,19 +85,25 @@ func TestS3(t *testing.T) {
 	})
 }
 
-func testOCI(t *testing.T, opts ...registry.Option) {
+func TestOCI(t *testing.T) {
 	t.Parallel()
 	publishtest.Run(t, func(t testing.TB) *publishtest.Target {
-		proxy := publishtest.NewProxy(t, publishtest.NewRegistry(t, opts...))
-		cache := t.TempDir()
-		return &publishtest.Target{
-			Open: func(t testing.TB) publish.Sink {
-				return open(t, "oci://"+strings.TrimPrefix(proxy.URL, "http://")+"/team/model:v1", map[string]string{"XDG_CACHE_HOME": cache})
-			},
-			Proxy: proxy,
-		}
+		proxy := publishtest.NewProxy(t, publishtest.NewRegistry(t, registry.WithReferrersSupport(true)))
+		to := ociTarget(t, proxy.URL)
+		to.Proxy = proxy
+		return to
 	})
 }
 
-func TestOCI(t *testing.T)                 { testOCI(t, registry.WithReferrersSupport(true)) }
-func TestOCIWithoutReferrers(t *testing.T) { testOCI(t) }
+func TestOCIWithoutReferrers(t *testing.T) {
+	t.Parallel()
+	publishtest.Run(t, func(t testing.TB) *publishtest.Target { return ociTarget(t, publishtest.NewRegistry(t)) })
+}
+
+// ociTarget is a tag of the registry at address.
+func ociTarget(t testing.TB, address string) *publishtest.Target {
+	cache := t.TempDir()
+	return &publishtest.Target{Open: func(t testing.TB) publish.Sink {
+		return open(t, "oci://"+strings.TrimPrefix(address, "http://")+"/team/model:v1", map[string]string{"XDG_CACHE_HOME": cache})
+	}}
+}

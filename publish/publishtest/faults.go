@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -30,6 +31,10 @@ func begins(r *http.Request) bool { return r.Method == http.MethodPost && !finis
 // runFaults runs what only a server can do wrong.
 func runFaults(t *testing.T, open func(testing.TB) *Target) {
 	data := bytesOf(1, manyParts)
+	// They wait more than they work: more of them at a time than processors.
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	run := func(name string, f func(*testing.T)) { wg.Go(func() { t.Run(name, f) }) }
 	// Those that pass: the artifact is published all the same.
 	for name, fault := range map[string]*Fault{
 		"500 once":                {Status: 500, Times: 1},
@@ -45,8 +50,7 @@ func runFaults(t *testing.T, open func(testing.TB) *Target) {
 		"slow":                    {Delay: 20 * time.Millisecond},
 		"slow while parts arrive": {Match: writes, BytesPerSec: 20 << 20},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
+		run(name, func(t *testing.T) {
 			to := open(t)
 			to.Proxy.Set(fault)
 			published(t, to.Open(t), model("m.gguf", data), publish.Options{PartSize: partSize})
@@ -79,8 +83,7 @@ func runFaults(t *testing.T, open func(testing.TB) *Target) {
 		"endless answer":        {&Fault{Match: begins, Answer: endless}, nil},
 		"answer that is no XML": {&Fault{Match: begins, Answer: garbage}, nil},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
+		run(name, func(t *testing.T) {
 			to := open(t)
 			s := to.Open(t)
 			to.Proxy.Set(c.fault)
@@ -109,8 +112,7 @@ func runFaults(t *testing.T, open func(testing.TB) *Target) {
 			}
 		})
 	}
-	t.Run("stopped while slow", func(t *testing.T) {
-		t.Parallel()
+	run("stopped while slow", func(t *testing.T) {
 		to := open(t)
 		to.Proxy.Set(&Fault{Match: writes, Delay: time.Hour})
 		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
