@@ -31,6 +31,9 @@ type s3Config struct {
 func openBucket(target string, getenv func(string) string) (Sink, error) {
 	name, prefix, _ := strings.Cut(strings.TrimPrefix(target, "s3://"), "/")
 	prefix = strings.TrimSuffix(prefix, "/")
+	if err := checkBucketName(name); err != nil {
+		return nil, fmt.Errorf("target %s: %w", shown(target), err)
+	}
 	if prefix != "" {
 		if err := CheckName(prefix); err != nil {
 			return nil, fmt.Errorf("target %s: %w", shown(target), err)
@@ -70,17 +73,13 @@ func openBucket(target string, getenv func(string) string) (Sink, error) {
 	if err != nil {
 		return nil, fmt.Errorf("target %s: %w", shown(target), err)
 	}
-	s := &bucket{core: minio.Core{Client: client}, bucket: name, prefix: prefix, small: minPart}
-	if err := checkBucketName(name); err != nil {
-		return nil, fmt.Errorf("target %s: %w", shown(target), err)
-	}
-	return s, nil
+	return &bucket{core: minio.Core{Client: client}, bucket: name, prefix: prefix, small: minPart}, nil
 }
 
 // checkBucketName holds a name to S3's rules that matter for its URL.
 func checkBucketName(name string) error {
 	if len(name) < 3 || len(name) > 63 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789.-") != "" || strings.Contains(name, "..") || name[0] == '.' || name[0] == '-' {
-		return fmt.Errorf("bucket %s: want 3 to 63 small letters, digits, dots and dashes", shownName(name))
+		return errors.New("bucket: want a name of 3 to 63 small letters, digits, dots and dashes")
 	}
 	return nil
 }
@@ -110,10 +109,11 @@ func readS3Config(getenv func(string) string) (s3Config, error) {
 	if err != nil {
 		return s3Config{}, fmt.Errorf("AWS config file: %w", err)
 	}
-	section := config.Section("profile " + profile)
-	if profile == "default" && !config.HasSection("profile default") {
-		section = config.Section("default")
+	named := "profile " + profile
+	if profile == "default" && !config.HasSection(named) {
+		named = profile
 	}
+	section := config.Section(named)
 	c := s3Config{region: first("AWS_REGION", "AWS_DEFAULT_REGION"), bundle: getenv("AWS_CA_BUNDLE")}
 	if c.region == "" {
 		c.region = section.Key("region").String()
