@@ -105,7 +105,7 @@ func readS3Config(getenv func(string) string) (s3Config, error) {
 	if profile == "" {
 		profile = "default"
 	}
-	config, err := ini.LooseLoad(shared("AWS_CONFIG_FILE", "config"))
+	config, err := ini.LoadSources(ini.LoadOptions{Loose: true, AllowPythonMultilineValues: true}, shared("AWS_CONFIG_FILE", "config"))
 	if err != nil {
 		return s3Config{}, fmt.Errorf("AWS config file: %w", err)
 	}
