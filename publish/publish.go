@@ -7,7 +7,8 @@
 //
 //   - A file gets its name when every byte of it has arrived, and never
 //     replaces other content under that name.
-//   - What has arrived is read back and its SHA-256 compared.
+//   - What has arrived is read back and its SHA-256 compared, unless
+//     Options.TrustChecksum says otherwise.
 //   - A torn upload goes on where it was, with Options.Resume; one that nobody
 //     goes on with is found by Abandoned and taken away by Discard.
 //   - Memory does not grow with the content.
@@ -152,6 +153,11 @@ type Options struct {
 
 	// MoveTag lets a tag of a registry move to the new artifact.
 	MoveTag bool
+
+	// TrustChecksum takes the word of a store that has computed our checksum
+	// over the whole object, or of a registry that has checked our digest, in
+	// place of reading the content back.
+	TrustChecksum bool
 
 	// BeforeNaming, where it is not nil, is called when every byte has
 	// arrived and before anything gets its name. Its error stops that.

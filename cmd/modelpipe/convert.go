@@ -36,6 +36,7 @@ type making struct {
 	cache    bool
 	dryRun   bool
 	moveTag  bool
+	trust    bool
 	interval time.Duration
 }
 
@@ -71,6 +72,7 @@ publish).`,
 	f.StringVar(&m.split, "split-max-size", "", "split the model into files of at most `SIZE` (500M, 5G) of tensor data")
 	f.BoolVar(&m.resume, "resume", false, "go on with an interrupted conversion")
 	f.BoolVar(&m.moveTag, "move-tag", false, "let a tag of a registry that is there move to this model")
+	f.BoolVar(&m.trust, "trust-checksum", false, trustHelp)
 	f.IntVar(&m.threads, "threads", 0, "number of workers (default: the processors that this process may use)")
 	f.BoolVar(&m.allow, "allow-nonfinite", false, "convert weights that are NaN or infinite, with a warning")
 	f.BoolVar(&m.cache, "cache", false, "keep what is read from the Hub in the Hugging Face cache")

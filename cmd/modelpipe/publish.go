@@ -30,6 +30,7 @@ type publishing struct {
 	belongs  belongings
 	resume   bool
 	moveTag  bool
+	trust    bool
 	dryRun   bool
 	threads  int
 }
@@ -90,6 +91,7 @@ TAG-ollama for Ollama.`,
 	f.StringVar(&p.partSize, "part-size", "", "`SIZE` of what is uploaded at once (default 16M, or what keeps a file below 10,000 parts)")
 	f.BoolVar(&p.resume, "resume", false, "go on with an interrupted upload")
 	f.BoolVar(&p.moveTag, "move-tag", false, "let a tag of a registry that is there move to this model")
+	f.BoolVar(&p.trust, "trust-checksum", false, trustHelp)
 	f.BoolVar(&p.dryRun, "dry-run", false, "say what would be published")
 	f.IntVar(&p.threads, "threads", 0, "number of workers (default: the processors that this process may use)")
 	p.belongs.register(f)
@@ -145,7 +147,7 @@ func (a *app) publish(ctx context.Context, names []string, p *publishing) error 
 	progress := new(publish.Progress)
 	stop := a.showProgress(meter{"publishing", totalSize(&artifact), progress.Done.Load, func() string { return "" }}, defaultInterval)
 	receipt, err := sink.Publish(ctx, &artifact, publish.Options{
-		Resume: p.resume, Threads: p.threads, PartSize: partSize, MoveTag: p.moveTag, Progress: progress, Log: a.log,
+		Resume: p.resume, Threads: p.threads, PartSize: partSize, MoveTag: p.moveTag, TrustChecksum: p.trust, Progress: progress, Log: a.log,
 	})
 	stop()
 	if err != nil {
@@ -157,6 +159,8 @@ func (a *app) publish(ctx context.Context, names []string, p *publishing) error 
 	a.printReceipt(receipt)
 	return nil
 }
+
+const trustHelp = "take the word of a store that has computed our checksum in place of reading the upload back"
 
 // closers are files to be closed.
 type closers []io.Closer
@@ -451,7 +455,7 @@ func (a *app) convertTo(ctx context.Context, s *source, c *conversion, m *making
 	stop := a.showProgress(meter{"converting", totalSize(artifact), progress.Done.Load, func() string { return "" }}, m.interval)
 	defer stop()
 	return sink.Publish(ctx, artifact, publish.Options{
-		Resume: m.resume, Threads: m.threads, MoveTag: m.moveTag, Progress: progress, Log: a.log, Keep: keepOutput,
+		Resume: m.resume, Threads: m.threads, MoveTag: m.moveTag, TrustChecksum: m.trust, Progress: progress, Log: a.log, Keep: keepOutput,
 		BeforeNaming: func(ctx context.Context) error {
 			for i, o := range outputs {
 				now, err := convert.Identity(o.Plan, s.fsys, opts)
