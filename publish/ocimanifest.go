@@ -227,6 +227,8 @@ func paramSize(n int64) string {
 
 // manifest reads the manifest of a tag or digest.
 func (r *repository) manifest(ctx context.Context, reference string) (*manifest, error) {
+	ctx, cancel := within(ctx, manifestLimit)
+	defer cancel()
 	res, err := r.again(ctx, call{method: http.MethodGet, url: r.base + "/manifests/" + reference, want: []int{200},
 		header: map[string]string{"Accept": typeOCIManifest + ", " + typeDockerManifest + ", " + typeOCIIndex}})
 	if err != nil {

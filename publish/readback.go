@@ -13,6 +13,9 @@ import (
 // tries is how often a read that was cut goes on where it was.
 const tries = 6
 
+// stallAfter is how long a server that sends may say nothing.
+const stallAfter = 2 * time.Minute
+
 // readBack returns the digests of published content of size bytes. It goes on
 // where a connection was cut.
 func readBack(ctx context.Context, open func(ctx context.Context, from int64) (io.ReadCloser, int64, error), size int64) (*digests, error) {
@@ -21,6 +24,10 @@ func readBack(ctx context.Context, open func(ctx context.Context, from int64) (i
 	buf := make([]byte, pieceBytes)
 	for try := 0; ; try++ {
 		err := func() error {
+			ctx, cancel := context.WithCancelCause(ctx)
+			defer cancel(nil)
+			watch := time.AfterFunc(stallAfter, func() { cancel(fmt.Errorf("no bytes for %v: %w", stallAfter, ErrUnavailable)) })
+			defer watch.Stop()
 			r, total, err := open(ctx, at)
 			if err != nil {
 				return err
@@ -31,6 +38,10 @@ func readBack(ctx context.Context, open func(ctx context.Context, from int64) (i
 			}
 			for {
 				n, err := r.Read(buf)
+				if err != nil && !errors.Is(err, io.EOF) && context.Cause(ctx) != nil {
+					err = context.Cause(ctx)
+				}
+				watch.Reset(stallAfter)
 				d.write(buf[:n])
 				at += int64(n)
 				switch {

@@ -451,6 +451,9 @@ func (a *app) convertTo(ctx context.Context, s *source, c *conversion, m *making
 		}
 		a.warnOllama(artifact)
 	}
+	if m.allow {
+		a.log.Warn("weights that are NaN or infinite are let pass: they are counted only where the output is a file")
+	}
 	progress := new(publish.Progress)
 	stop := a.showProgress(meter{"converting", totalSize(artifact), progress.Done.Load, func() string { return "" }}, m.interval)
 	defer stop()
