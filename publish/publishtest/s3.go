@@ -199,9 +199,14 @@ func (s *S3) put(w http.ResponseWriter, r *http.Request, path string, body []byt
 		return no
 	}
 	s.objects[path] = o
-	w.Header().Set("ETag", `"`+o.etag+`"`)
-	w.Header().Set("X-Amz-Checksum-Crc64nvme", o.crc)
+	o.describe(w.Header())
 	return nil
+}
+
+// describe sets the headers of the answer to a write.
+func (o s3Object) describe(h http.Header) {
+	h.Set("ETag", `"`+o.etag+`"`)
+	h.Set("X-Amz-Checksum-Crc64nvme", o.crc)
 }
 
 func (s *S3) putPart(w http.ResponseWriter, r *http.Request, u *s3Upload, number string, body []byte) *s3Error {
@@ -214,8 +219,7 @@ func (s *S3) putPart(w http.ResponseWriter, r *http.Request, u *s3Upload, number
 		return no
 	}
 	u.parts[n] = o
-	w.Header().Set("ETag", `"`+o.etag+`"`)
-	w.Header().Set("X-Amz-Checksum-Crc64nvme", o.crc)
+	o.describe(w.Header())
 	return nil
 }
 
