@@ -7,6 +7,9 @@
 // from the types in this file: the tag "schema" holds a field's constraints,
 // the tag "doc" its meaning.
 //
+// What people write about models is a curation file (Curation), in TOML. It has
+// the same keys: the tag "toml" says which of them may be left out there.
+//
 // Conventions of the JSON form: sizes are integers in bytes, shares are
 // integers in percent, durations are integers in seconds, times are RFC 3339
 // in UTC, digests are "sha256:" and 64 hexadecimal digits, amounts of money are
@@ -96,8 +99,8 @@ type Model struct {
 
 // Modalities name what goes into a model and what comes out of it.
 type Modalities struct {
-	Input  []string `json:"input" schema:"items.enum=text|image|audio|video;minItems=1" doc:"kinds of input"`
-	Output []string `json:"output" schema:"items.enum=text|image|audio|video|embedding|label|score;minItems=1" doc:"kinds of output"`
+	Input  []string `json:"input" toml:"input" schema:"items.enum=text|image|audio|video;minItems=1" doc:"kinds of input"`
+	Output []string `json:"output" toml:"output" schema:"items.enum=text|image|audio|video|embedding|label|score;minItems=1" doc:"kinds of output"`
 }
 
 // Parameters are numbers of weights.
@@ -108,70 +111,70 @@ type Parameters struct {
 
 // Embedding describes the vectors that an embedding model returns.
 type Embedding struct {
-	Dimensions     int64   `json:"dimensions" schema:"min=1" doc:"length of a vector"`
-	Reduced        []int64 `json:"reduced,omitempty" schema:"items.min=1" doc:"shorter lengths to which a vector may be cut"`
-	Pooling        string  `json:"pooling" schema:"enum=none|mean|cls|last|rank" doc:"how token vectors become one"`
-	Normalized     bool    `json:"normalized" doc:"vectors have length one"`
-	QueryPrefix    string  `json:"query_prefix,omitempty" schema:"maxLength=1000" doc:"text to put in front of a query"`
-	DocumentPrefix string  `json:"document_prefix,omitempty" schema:"maxLength=1000" doc:"text to put in front of a document"`
+	Dimensions     int64   `json:"dimensions" toml:"dimensions,omitempty" schema:"min=1" doc:"length of a vector"`
+	Reduced        []int64 `json:"reduced,omitempty" toml:"reduced,omitempty" schema:"items.min=1" doc:"shorter lengths to which a vector may be cut"`
+	Pooling        string  `json:"pooling" toml:"pooling,omitempty" schema:"enum=none|mean|cls|last|rank" doc:"how token vectors become one"`
+	Normalized     bool    `json:"normalized" toml:"normalized,omitempty" doc:"vectors have length one"`
+	QueryPrefix    string  `json:"query_prefix,omitempty" toml:"query_prefix,omitempty" schema:"maxLength=1000" doc:"text to put in front of a query"`
+	DocumentPrefix string  `json:"document_prefix,omitempty" toml:"document_prefix,omitempty" schema:"maxLength=1000" doc:"text to put in front of a document"`
 }
 
 // Capabilities say what a model can do beyond its task.
 type Capabilities struct {
-	Streaming        bool `json:"streaming" doc:"answers can be streamed"`
-	Tools            bool `json:"tools" doc:"function calling"`
-	ParallelTools    bool `json:"parallel_tools,omitempty" doc:"several function calls in one answer"`
-	Reasoning        bool `json:"reasoning" doc:"thinks before it answers"`
-	Vision           bool `json:"vision,omitempty" doc:"takes images"`
-	StructuredOutput bool `json:"structured_output,omitempty" doc:"answers by a JSON Schema"`
-	LoRA             bool `json:"lora,omitempty" doc:"takes adapters"`
+	Streaming        bool `json:"streaming" toml:"streaming,omitempty" doc:"answers can be streamed"`
+	Tools            bool `json:"tools" toml:"tools,omitempty" doc:"function calling"`
+	ParallelTools    bool `json:"parallel_tools,omitempty" toml:"parallel_tools,omitempty" doc:"several function calls in one answer"`
+	Reasoning        bool `json:"reasoning" toml:"reasoning,omitempty" doc:"thinks before it answers"`
+	Vision           bool `json:"vision,omitempty" toml:"vision,omitempty" doc:"takes images"`
+	StructuredOutput bool `json:"structured_output,omitempty" toml:"structured_output,omitempty" doc:"answers by a JSON Schema"`
+	LoRA             bool `json:"lora,omitempty" toml:"lora,omitempty" doc:"takes adapters"`
 }
 
 // License is under which terms a model may be used.
 type License struct {
-	SPDX        string `json:"spdx" schema:"maxLength=200" doc:"SPDX expression, LicenseRef-... for a license without an identifier"`
-	Name        string `json:"name,omitempty" schema:"maxLength=200" doc:"name for people, where it has no SPDX identifier"`
-	URL         string `json:"url,omitempty" schema:"format=uri" doc:"text of the license"`
-	Terms       string `json:"terms,omitempty" schema:"maxLength=4000" doc:"what a user must be told or must accept, plain text"`
-	Attribution string `json:"attribution,omitempty" schema:"maxLength=1000" doc:"line that the license wants to be shown"`
-	Gating      string `json:"gating" schema:"enum=none|accept|request" doc:"none; accept: users accept the terms first; request: somebody decides"`
-	GateURL     string `json:"gate_url,omitempty" schema:"format=uri" doc:"where the terms are accepted or access is asked for"`
-	Commercial  *bool  `json:"commercial,omitempty" doc:"whether commercial use is allowed, where that was looked up"`
+	SPDX        string `json:"spdx" toml:"spdx" schema:"maxLength=200" doc:"SPDX expression, LicenseRef-... for a license without an identifier"`
+	Name        string `json:"name,omitempty" toml:"name,omitempty" schema:"maxLength=200" doc:"name for people, where it has no SPDX identifier"`
+	URL         string `json:"url,omitempty" toml:"url,omitempty" schema:"format=uri" doc:"text of the license"`
+	Terms       string `json:"terms,omitempty" toml:"terms,omitempty" schema:"maxLength=4000" doc:"what a user must be told or must accept, plain text"`
+	Attribution string `json:"attribution,omitempty" toml:"attribution,omitempty" schema:"maxLength=1000" doc:"line that the license wants to be shown"`
+	Gating      string `json:"gating" toml:"gating,omitempty" schema:"enum=none|accept|request" doc:"none; accept: users accept the terms first; request: somebody decides"`
+	GateURL     string `json:"gate_url,omitempty" toml:"gate_url,omitempty" schema:"format=uri" doc:"where the terms are accepted or access is asked for"`
+	Commercial  *bool  `json:"commercial,omitempty" toml:"commercial,omitempty" doc:"whether commercial use is allowed, where that was looked up"`
 }
 
 // Prompt says how a conversation becomes the text that the model reads, and
 // which parameters its makers recommend.
 type Prompt struct {
-	Template       string        `json:"template,omitempty" schema:"maxLength=200000" doc:"Jinja chat template, as in tokenizer.chat_template"`
-	TemplateDigest Digest        `json:"template_digest,omitempty" schema:"pattern=digest" doc:"of the template's bytes"`
-	System         string        `json:"system,omitempty" schema:"maxLength=20000" doc:"system message to use where the user gives none"`
-	BOS            string        `json:"bos,omitempty" schema:"maxLength=200" doc:"token in front of everything"`
-	EOS            string        `json:"eos,omitempty" schema:"maxLength=200" doc:"token that ends an answer"`
-	Stop           []string      `json:"stop,omitempty" schema:"items.maxLength=200" doc:"texts that end an answer"`
-	Reasoning      *ReasoningTag `json:"reasoning,omitempty" doc:"texts around the part of an answer that is thinking"`
-	Sampling       *Sampling     `json:"sampling,omitempty" doc:"recommended parameters"`
+	Template       string        `json:"template,omitempty" toml:"template,omitempty" schema:"maxLength=200000" doc:"Jinja chat template, as in tokenizer.chat_template"`
+	TemplateDigest Digest        `json:"template_digest,omitempty" toml:"template_digest,omitempty" schema:"pattern=digest" doc:"of the template's bytes"`
+	System         string        `json:"system,omitempty" toml:"system,omitempty" schema:"maxLength=20000" doc:"system message to use where the user gives none"`
+	BOS            string        `json:"bos,omitempty" toml:"bos,omitempty" schema:"maxLength=200" doc:"token in front of everything"`
+	EOS            string        `json:"eos,omitempty" toml:"eos,omitempty" schema:"maxLength=200" doc:"token that ends an answer"`
+	Stop           []string      `json:"stop,omitempty" toml:"stop,omitempty" schema:"items.maxLength=200" doc:"texts that end an answer"`
+	Reasoning      *ReasoningTag `json:"reasoning,omitempty" toml:"reasoning,omitempty" doc:"texts around the part of an answer that is thinking"`
+	Sampling       *Sampling     `json:"sampling,omitempty" toml:"sampling,omitempty" doc:"recommended parameters"`
 }
 
 // ReasoningTag is the texts around the part of an answer that is thinking.
 type ReasoningTag struct {
-	Start string `json:"start" schema:"maxLength=200" doc:"text in front, as in <think>"`
-	End   string `json:"end" schema:"maxLength=200" doc:"text behind, as in </think>"`
+	Start string `json:"start" toml:"start" schema:"maxLength=200" doc:"text in front, as in <think>"`
+	End   string `json:"end" toml:"end" schema:"maxLength=200" doc:"text behind, as in </think>"`
 }
 
 // Sampling is the parameters of sampling that a model's makers recommend.
 type Sampling struct {
-	Temperature   *float64 `json:"temperature,omitempty" schema:"min=0;max=5" doc:"temperature"`
-	TopP          *float64 `json:"top_p,omitempty" schema:"min=0;max=1" doc:"nucleus"`
-	TopK          *int64   `json:"top_k,omitempty" schema:"min=0" doc:"number of candidates"`
-	MinP          *float64 `json:"min_p,omitempty" schema:"min=0;max=1" doc:"least probability relative to the best"`
-	RepeatPenalty *float64 `json:"repeat_penalty,omitempty" schema:"min=0;max=5" doc:"penalty of repeated tokens"`
+	Temperature   *float64 `json:"temperature,omitempty" toml:"temperature,omitempty" schema:"min=0;max=5" doc:"temperature"`
+	TopP          *float64 `json:"top_p,omitempty" toml:"top_p,omitempty" schema:"min=0;max=1" doc:"nucleus"`
+	TopK          *int64   `json:"top_k,omitempty" toml:"top_k,omitempty" schema:"min=0" doc:"number of candidates"`
+	MinP          *float64 `json:"min_p,omitempty" toml:"min_p,omitempty" schema:"min=0;max=1" doc:"least probability relative to the best"`
+	RepeatPenalty *float64 `json:"repeat_penalty,omitempty" toml:"repeat_penalty,omitempty" schema:"min=0;max=5" doc:"penalty of repeated tokens"`
 }
 
 // Deprecation says that a model is going to be withdrawn.
 type Deprecation struct {
-	At          time.Time `json:"at" schema:"format=date-time" doc:"when it is withdrawn"`
-	Reason      string    `json:"reason" schema:"maxLength=1000" doc:"why"`
-	Replacement string    `json:"replacement,omitempty" schema:"pattern=slug" doc:"slug of the model to use instead"`
+	At          time.Time `json:"at" toml:"at" schema:"format=date-time" doc:"when it is withdrawn"`
+	Reason      string    `json:"reason" toml:"reason" schema:"maxLength=1000" doc:"why"`
+	Replacement string    `json:"replacement,omitempty" toml:"replacement,omitempty" schema:"pattern=slug" doc:"slug of the model to use instead"`
 }
 
 // Variant is one encoding of a model: a GGUF file, or the parts of one, with
@@ -345,37 +348,37 @@ type Withdrawal struct {
 
 // Serving holds hints and limits for who serves a model.
 type Serving struct {
-	ContextTokens  int64       `json:"context_tokens" schema:"min=1" doc:"context to serve the model with"`
-	MaxTokens      int64       `json:"max_tokens,omitempty" schema:"min=1" doc:"most tokens of one answer"`
-	Precision      string      `json:"precision,omitempty" schema:"pattern=name" doc:"name for the precision of the default variant, as in int4 or fp16"`
-	BatchSize      int64       `json:"batch_size,omitempty" schema:"min=1" doc:"tokens that are processed together"`
-	MaxConcurrent  int64       `json:"max_concurrent_requests,omitempty" schema:"min=1" doc:"requests at the same time, of one instance"`
-	TimeoutSeconds int64       `json:"timeout_seconds,omitempty" schema:"min=1" doc:"longest time of one request"`
-	Retries        int64       `json:"retries,omitempty" schema:"min=0;max=10" doc:"how often a failed request is tried again"`
-	CacheTTL       int64       `json:"cache_ttl_seconds,omitempty" schema:"min=0" doc:"how long equal requests may be answered from a cache"`
-	AllowedOrigins []string    `json:"allowed_origins,omitempty" schema:"items.maxLength=300" doc:"origins that browsers may call from; * for any"`
-	RateLimits     []RateLimit `json:"rate_limits,omitempty" doc:"limits on what one caller may do"`
-	Log            *LogPolicy  `json:"log,omitempty" doc:"what may be kept of requests"`
-	Prices         []Price     `json:"prices,omitempty" doc:"what is charged"`
-	Budget         *Budget     `json:"budget,omitempty" doc:"when to warn about costs"`
-	Endpoints      []Endpoint  `json:"endpoints,omitempty" doc:"where the model is served already"`
+	ContextTokens  int64       `json:"context_tokens" toml:"context_tokens,omitempty" schema:"min=1" doc:"context to serve the model with"`
+	MaxTokens      int64       `json:"max_tokens,omitempty" toml:"max_tokens,omitempty" schema:"min=1" doc:"most tokens of one answer"`
+	Precision      string      `json:"precision,omitempty" toml:"precision,omitempty" schema:"pattern=name" doc:"name for the precision of the default variant, as in int4 or fp16"`
+	BatchSize      int64       `json:"batch_size,omitempty" toml:"batch_size,omitempty" schema:"min=1" doc:"tokens that are processed together"`
+	MaxConcurrent  int64       `json:"max_concurrent_requests,omitempty" toml:"max_concurrent_requests,omitempty" schema:"min=1" doc:"requests at the same time, of one instance"`
+	TimeoutSeconds int64       `json:"timeout_seconds,omitempty" toml:"timeout_seconds,omitempty" schema:"min=1" doc:"longest time of one request"`
+	Retries        int64       `json:"retries,omitempty" toml:"retries,omitempty" schema:"min=0;max=10" doc:"how often a failed request is tried again"`
+	CacheTTL       int64       `json:"cache_ttl_seconds,omitempty" toml:"cache_ttl_seconds,omitempty" schema:"min=0" doc:"how long equal requests may be answered from a cache"`
+	AllowedOrigins []string    `json:"allowed_origins,omitempty" toml:"allowed_origins,omitempty" schema:"items.maxLength=300" doc:"origins that browsers may call from; * for any"`
+	RateLimits     []RateLimit `json:"rate_limits,omitempty" toml:"rate_limits,omitempty" doc:"limits on what one caller may do"`
+	Log            *LogPolicy  `json:"log,omitempty" toml:"log,omitempty" doc:"what may be kept of requests"`
+	Prices         []Price     `json:"prices,omitempty" toml:"prices,omitempty" doc:"what is charged"`
+	Budget         *Budget     `json:"budget,omitempty" toml:"budget,omitempty" doc:"when to warn about costs"`
+	Endpoints      []Endpoint  `json:"endpoints,omitempty" toml:"endpoints,omitempty" doc:"where the model is served already"`
 }
 
 // RateLimit bounds what is counted in a window of time.
 type RateLimit struct {
-	Count   string `json:"count" schema:"enum=requests|tokens" doc:"what is counted"`
-	Limit   int64  `json:"limit" schema:"min=1" doc:"how many"`
-	Seconds int64  `json:"seconds" schema:"min=1" doc:"in how long"`
-	Scope   string `json:"scope" schema:"enum=key|address|model" doc:"of each API key, of each address, or of all together"`
-	Window  string `json:"window,omitempty" schema:"enum=fixed|sliding" doc:"how the time is cut"`
+	Count   string `json:"count" toml:"count" schema:"enum=requests|tokens" doc:"what is counted"`
+	Limit   int64  `json:"limit" toml:"limit" schema:"min=1" doc:"how many"`
+	Seconds int64  `json:"seconds" toml:"seconds" schema:"min=1" doc:"in how long"`
+	Scope   string `json:"scope" toml:"scope" schema:"enum=key|address|model" doc:"of each API key, of each address, or of all together"`
+	Window  string `json:"window,omitempty" toml:"window,omitempty" schema:"enum=fixed|sliding" doc:"how the time is cut"`
 }
 
 // LogPolicy says what may be kept of requests and answers.
 type LogPolicy struct {
-	Mode          string   `json:"mode" schema:"enum=none|metadata|full" doc:"nothing; times, sizes and prices; texts too"`
-	RetentionDays int64    `json:"retention_days,omitempty" schema:"min=1" doc:"how long"`
-	SamplePercent int64    `json:"sample_percent,omitempty" schema:"min=1;max=100" doc:"share of the requests that are logged"`
-	Redact        []string `json:"redact,omitempty" schema:"items.pattern=name" doc:"kinds of data to be taken out first, as in email"`
+	Mode          string   `json:"mode" toml:"mode" schema:"enum=none|metadata|full" doc:"nothing; times, sizes and prices; texts too"`
+	RetentionDays int64    `json:"retention_days,omitempty" toml:"retention_days,omitempty" schema:"min=1" doc:"how long"`
+	SamplePercent int64    `json:"sample_percent,omitempty" toml:"sample_percent,omitempty" schema:"min=1;max=100" doc:"share of the requests that are logged"`
+	Redact        []string `json:"redact,omitempty" toml:"redact,omitempty" schema:"items.pattern=name" doc:"kinds of data to be taken out first, as in email"`
 }
 
 // The units of prices.
@@ -394,38 +397,38 @@ const TierStandard = "standard"
 
 // Price is what is charged: Amount in Currency for Per units.
 type Price struct {
-	Unit     string  `json:"unit" schema:"enum=input_token|cached_input_token|output_token|reasoning_token|request|image|second" doc:"what is charged for"`
-	Per      int64   `json:"per" schema:"min=1" doc:"number of units that the amount is for, as in 1000000"`
-	Amount   Decimal `json:"amount" schema:"pattern=decimal" doc:"how much, as in 0.049"`
-	Currency string  `json:"currency" schema:"pattern=currency" doc:"ISO 4217 code"`
-	Tier     string  `json:"tier" schema:"pattern=name" doc:"standard, or another class of service, as in batch"`
+	Unit     string  `json:"unit" toml:"unit" schema:"enum=input_token|cached_input_token|output_token|reasoning_token|request|image|second" doc:"what is charged for"`
+	Per      int64   `json:"per" toml:"per" schema:"min=1" doc:"number of units that the amount is for, as in 1000000"`
+	Amount   Decimal `json:"amount" toml:"amount" schema:"pattern=decimal" doc:"how much, as in 0.049"`
+	Currency string  `json:"currency" toml:"currency" schema:"pattern=currency" doc:"ISO 4217 code"`
+	Tier     string  `json:"tier" toml:"tier,omitempty" schema:"pattern=name" doc:"standard, or another class of service, as in batch"`
 }
 
 // Budget is when to warn about costs.
 type Budget struct {
-	Amount       Decimal `json:"amount" schema:"pattern=decimal" doc:"costs that are expected at most"`
-	Currency     string  `json:"currency" schema:"pattern=currency" doc:"ISO 4217 code"`
-	Period       string  `json:"period" schema:"enum=day|month" doc:"in how long"`
-	AlarmPercent int64   `json:"alarm_percent" schema:"min=1;max=1000" doc:"share of the amount at which to warn"`
+	Amount       Decimal `json:"amount" toml:"amount" schema:"pattern=decimal" doc:"costs that are expected at most"`
+	Currency     string  `json:"currency" toml:"currency" schema:"pattern=currency" doc:"ISO 4217 code"`
+	Period       string  `json:"period" toml:"period" schema:"enum=day|month" doc:"in how long"`
+	AlarmPercent int64   `json:"alarm_percent" toml:"alarm_percent" schema:"min=1;max=1000" doc:"share of the amount at which to warn"`
 }
 
 // Endpoint is a server of the model that a gateway can route to.
 type Endpoint struct {
-	Name      string `json:"name" schema:"pattern=name" doc:"name of the backend"`
-	Provider  string `json:"provider" schema:"pattern=name" doc:"its protocol or vendor: openai (compatible), workers-ai, ollama, ..."`
-	URL       string `json:"url,omitempty" schema:"format=uri" doc:"base of its API"`
-	Model     string `json:"model,omitempty" schema:"maxLength=300" doc:"the model's name there, where it is not the slug"`
-	APIKeyEnv string `json:"api_key_env,omitempty" schema:"pattern=env" doc:"environment variable with the key; never the key"`
-	Slot      string `json:"slot,omitempty" schema:"enum=blue|green" doc:"slot of the releases that it serves; left out: all"`
+	Name      string `json:"name" toml:"name" schema:"pattern=name" doc:"name of the backend"`
+	Provider  string `json:"provider" toml:"provider" schema:"pattern=name" doc:"its protocol or vendor: openai (compatible), workers-ai, ollama, ..."`
+	URL       string `json:"url,omitempty" toml:"url,omitempty" schema:"format=uri" doc:"base of its API"`
+	Model     string `json:"model,omitempty" toml:"model,omitempty" schema:"maxLength=300" doc:"the model's name there, where it is not the slug"`
+	APIKeyEnv string `json:"api_key_env,omitempty" toml:"api_key_env,omitempty" schema:"pattern=env" doc:"environment variable with the key; never the key"`
+	Slot      string `json:"slot,omitempty" toml:"slot,omitempty" schema:"enum=blue|green" doc:"slot of the releases that it serves; left out: all"`
 }
 
 // Pairing sends some requests to a light model and the others to a heavy one.
 type Pairing struct {
-	Name           string   `json:"name" schema:"pattern=slug" doc:"name of the route; callers use it as a model's name"`
-	Light          string   `json:"light" schema:"pattern=slug" doc:"slug of the light model"`
-	Heavy          string   `json:"heavy" schema:"pattern=slug" doc:"slug of the heavy model"`
-	LightShare     int64    `json:"light_share" schema:"min=0;max=100" doc:"percent of the requests that the light model gets"`
-	MaxLightTokens int64    `json:"max_light_tokens,omitempty" schema:"min=1" doc:"longer inputs go to the heavy model"`
-	Fallback       string   `json:"fallback" schema:"enum=heavy|light|either|none" doc:"who takes over when the chosen one fails; either: the other one"`
-	FallbackOn     []string `json:"fallback_on,omitempty" schema:"items.enum=error|timeout|rate_limit" doc:"which failures; left out: all"`
+	Name           string   `json:"name" toml:"name" schema:"pattern=slug" doc:"name of the route; callers use it as a model's name"`
+	Light          string   `json:"light" toml:"light" schema:"pattern=slug" doc:"slug of the light model"`
+	Heavy          string   `json:"heavy" toml:"heavy" schema:"pattern=slug" doc:"slug of the heavy model"`
+	LightShare     int64    `json:"light_share" toml:"light_share" schema:"min=0;max=100" doc:"percent of the requests that the light model gets"`
+	MaxLightTokens int64    `json:"max_light_tokens,omitempty" toml:"max_light_tokens,omitempty" schema:"min=1" doc:"longer inputs go to the heavy model"`
+	Fallback       string   `json:"fallback" toml:"fallback" schema:"enum=heavy|light|either|none" doc:"who takes over when the chosen one fails; either: the other one"`
+	FallbackOn     []string `json:"fallback_on,omitempty" toml:"fallback_on,omitempty" schema:"items.enum=error|timeout|rate_limit" doc:"which failures; left out: all"`
 }

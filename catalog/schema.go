@@ -43,6 +43,7 @@ var patterns = map[string]string{
 	"commit":   `^([0-9a-f]{40}|[0-9a-f]{64})$`,
 	"language": `^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$`,
 	"env":      `^[A-Za-z_][A-Za-z0-9_]*$`,
+	"size":     `^[0-9]{1,12}(\.[0-9]{1,6})?([KMGT]i?)?B?$`,
 	"uri":      `^[a-z][a-z0-9+.-]*://[^\s<>"]+$`,
 }
 
@@ -57,6 +58,7 @@ var patternHelp = map[string]string{
 	"commit":   "want a whole commit id, 40 or 64 hexadecimal digits",
 	"language": "want a BCP 47 tag, as in en or pt-BR",
 	"env":      "want the name of an environment variable",
+	"size":     "want a number of bytes, as in 500MB or 5GB",
 	"uri":      "want an address with a scheme, without spaces",
 }
 
