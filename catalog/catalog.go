@@ -31,10 +31,11 @@ const MediaType = "application/vnd.modelpipe.catalog.v1+json"
 
 // Catalog is the models of one channel, or a part of them, ordered by slug.
 type Catalog struct {
-	Schema     string     `json:"$schema" schema:"const=https://github.com/modelpipe/modelpipe/schema/catalog/1.0.0/catalog.schema.json" doc:"version of this format"`
-	Channel    string     `json:"channel" schema:"pattern=name" doc:"channel whose releases the models have"`
-	Models     []Model    `json:"models" doc:"models, ordered by slug"`
-	Extensions Extensions `json:"x-extensions,omitempty" doc:"anything else, by a name that its owner keeps unique"`
+	Schema     string            `json:"$schema" schema:"const=https://github.com/modelpipe/modelpipe/schema/catalog/1.0.0/catalog.schema.json" doc:"version of this format"`
+	Channel    string            `json:"channel" schema:"pattern=name" doc:"channel whose releases the models have"`
+	Models     []Model           `json:"models" doc:"models, ordered by slug"`
+	Aliases    map[string]string `json:"aliases,omitempty" schema:"values.pattern=slug" doc:"in a part of a catalog: aliases of models that are in other parts, and their slugs"`
+	Extensions Extensions        `json:"x-extensions,omitempty" doc:"anything else, by a name that its owner keeps unique"`
 }
 
 // Extensions is the one place for what this format does not know.

@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -83,7 +84,24 @@ type Curated struct {
 	Extensions      extensionsTOML `toml:"x-extensions,omitempty" doc:"anything else, by a name that its owner keeps unique"`
 }
 
+// extensionsTOML is Extensions as TOML has them.
 type extensionsTOML map[string]any
+
+// encode turns the values into JSON.
+func (x extensionsTOML) encode() (Extensions, error) {
+	if len(x) == 0 {
+		return nil, nil
+	}
+	out := Extensions{}
+	for key, v := range x {
+		data, err := json.Marshal(v)
+		if err != nil {
+			return nil, fmt.Errorf("x-extensions.%s: %w", quoted(key), err)
+		}
+		out[key] = data
+	}
+	return out, nil
+}
 
 // Wanted is a variant that people ask for.
 type Wanted struct {

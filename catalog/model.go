@@ -155,7 +155,7 @@ func (m *Model) Validate() error {
 			return fail("release %d comes after release %d: want the newest first", r.Version, m.Releases[i-1].Version)
 		}
 		for _, id := range r.Variants {
-			if !ids[id] {
+			if !ids[id] && (r.State == StateActive || r.State == StateCandidate) {
 				return fail("release %d has the variant %s, which is not there", r.Version, quoted(id))
 			}
 		}
