@@ -21,6 +21,7 @@ type BuildOptions struct {
 	Output   publish.Store // gets the catalog; nil: Store
 	Channels []string      // to build; none: every channel of the curation
 	Plain    bool          // write what is compressed also as it is
+	Rewrite  bool          // write every object anew, whatever the store has
 	Workers  int           // models that are read at once; 0: by the processors
 }
 
@@ -83,16 +84,12 @@ func Build(ctx context.Context, o BuildOptions) (*BuildResult, error) {
 	if b.shelf, err = readShelf(ctx, o.Store); err != nil {
 		return nil, fmt.Errorf("build: %w", err)
 	}
-	there := map[string]bool{}
-	for e, err := range o.Output.List(ctx, objectPrefix) {
-		if err != nil {
-			return nil, fmt.Errorf("build: %w", err)
-		}
-		there[e.Name] = true
-	}
 	result := &BuildResult{}
 	for _, name := range channels {
-		w := &treeWriter{store: o.Output, channel: name, plain: o.Plain, there: there}
+		w := &treeWriter{store: o.Output, channel: name, plain: o.Plain, there: map[string]bool{}}
+		if !o.Rewrite {
+			w.recall(ctx)
+		}
 		c, err := b.channel(ctx, w, roots[name])
 		if err != nil {
 			return nil, fmt.Errorf("build channel %s: %w", name, err)
@@ -510,24 +507,23 @@ func (b *builder) record(ctx context.Context, slug, id string, d *documents) (*R
 	if r.Model != slug || r.Variant.ID != id {
 		return nil, fmt.Errorf("%s: is of variant %s of model %s", path.Join(dir, RecordName), r.Variant.ID, r.Model)
 	}
-	if d.report {
+	if d.report && r.Variant.Quality == nil {
 		name := path.Join(dir, ReportName)
 		data, _, err := b.o.Store.Get(ctx, name, maxReport)
 		if err != nil {
 			return nil, err
 		}
-		if r.Variant.Quality, err = DecodeQuality(data); err != nil {
+		if r.Variant.Quality, err = readQuality(name, data); err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
-		r.Variant.Quality.Report = &Link{URI: name, SHA256: DigestOf(data), Size: int64(len(data)), MediaType: "application/json"}
 	}
-	if d.attestation {
+	if d.attestation && r.Variant.Provenance.Attestation == nil {
 		name := path.Join(dir, AttestationName)
 		data, _, err := b.o.Store.Get(ctx, name, maxAttestation)
 		if err != nil {
 			return nil, err
 		}
-		r.Variant.Provenance.Attestation = &Link{URI: name, SHA256: DigestOf(data), Size: int64(len(data)), MediaType: "application/vnd.dsse.envelope.v1+json"}
+		r.Variant.Provenance.Attestation = attestationLink(name, data)
 	}
 	return r, nil
 }

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
@@ -88,5 +89,21 @@ func TestExample(t *testing.T) {
 	}
 	if err := compileSchema(t, Schema()).Validate(doc); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestMatches holds the matchers by hand to the expressions.
+func TestMatches(t *testing.T) {
+	parts := []string{"", "a", "Z", "0", ".", "_", "-", "+", "/", "..", "é", " ", "\x00", "sha256:", strings.Repeat("0f", 32), "g"}
+	for form := range patterns {
+		for _, a := range parts {
+			for _, b := range parts {
+				for _, c := range parts {
+					if s := a + b + c; matches(form, s) != compiled()[form].MatchString(s) {
+						t.Errorf("%s %q: %v", form, s, matches(form, s))
+					}
+				}
+			}
+		}
 	}
 }

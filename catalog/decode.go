@@ -33,22 +33,19 @@ func Encode(v any) ([]byte, error) {
 }
 
 // decodeStrict reads a JSON document into the struct that v points to and
-// checks it. Where id is not empty, the document must have it as "$schema".
+// checks it. Where id is not empty, "$schema" must be it: the field's
+// constraint says so as well.
 func decodeStrict(data []byte, v any, id string) error {
-	if id != "" {
-		var version struct {
-			Schema string `json:"$schema"`
-		}
-		if err := json.Unmarshal(data, &version); err != nil {
-			return jsonError(err)
-		}
-		if version.Schema != id {
-			return fmt.Errorf("$schema is %s, this program reads %s", quoted(version.Schema), id)
-		}
-	}
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil {
+		// Another version has other fields: that is then the reason.
+		var version struct {
+			Schema string `json:"$schema"`
+		}
+		if id != "" && json.Unmarshal(data, &version) == nil && version.Schema != id {
+			return fmt.Errorf("$schema is %s, this program reads %s", quoted(version.Schema), id)
+		}
 		return jsonError(err)
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {

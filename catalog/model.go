@@ -100,7 +100,7 @@ func (p Price) PerUnit() (*big.Rat, error) {
 
 // Rat returns the number, exactly.
 func (d Decimal) Rat() (*big.Rat, error) {
-	if !compiled()["decimal"].MatchString(string(d)) {
+	if !matches("decimal", string(d)) {
 		return nil, fmt.Errorf("%s: %s", quoted(string(d)), patternHelp["decimal"])
 	}
 	r, ok := new(big.Rat).SetString(string(d))
@@ -234,7 +234,7 @@ func (l Location) validate() error {
 	if l.Kind == KindStore {
 		return publish.CheckName(l.URI)
 	}
-	if !compiled()["uri"].MatchString(l.URI) {
+	if !matches("uri", l.URI) {
 		return fmt.Errorf("%s", patternHelp["uri"])
 	}
 	for _, s := range schemes[l.Kind] {

@@ -33,14 +33,20 @@ func (o *Operator) PutRecord(ctx context.Context, r *Record, report, attestation
 		return fmt.Errorf("record: %w", err)
 	}
 	dir := VariantDir(r.Model, r.Variant.ID)
-	data, err := Encode(r)
-	if err != nil {
-		return err
-	}
+	full := *r
 	if report != nil {
-		if _, err := DecodeQuality(report); err != nil {
+		q, err := readQuality(path.Join(dir, ReportName), report)
+		if err != nil {
 			return err
 		}
+		full.Variant.Quality = q
+	}
+	if attestation != nil {
+		full.Variant.Provenance.Attestation = attestationLink(path.Join(dir, AttestationName), attestation)
+	}
+	data, err := Encode(&full)
+	if err != nil {
+		return err
 	}
 	for _, d := range []struct {
 		name string

@@ -43,7 +43,7 @@ type Record struct {
 	Template      string     `json:"template,omitempty" schema:"maxLength=200000" doc:"tokenizer.chat_template"`
 	BOS           string     `json:"bos,omitempty" schema:"maxLength=200" doc:"text of the token in front of everything"`
 	EOS           string     `json:"eos,omitempty" schema:"maxLength=200" doc:"text of the token that ends an answer"`
-	Variant       Variant    `json:"variant" doc:"the variant as the catalog has it; quality and attestation come from the files beside the record"`
+	Variant       Variant    `json:"variant" doc:"the variant as the catalog has it; quality and attestation may come from files beside the record instead"`
 }
 
 // VariantDir is the folder of a variant in a store.
@@ -64,7 +64,7 @@ func DigestOf(data []byte) Digest {
 // NewRecord describes a published GGUF file, the parts of a split one in their
 // order. Files and provenance are known to who published it.
 func NewRecord(slug, name, preset string, h *gguf.Header, files []File, locations []Location, from Provenance) (*Record, error) {
-	if len(files) == 0 || !compiled()["digest"].MatchString(string(files[0].SHA256)) {
+	if len(files) == 0 || !matches("digest", string(files[0].SHA256)) {
 		return nil, fmt.Errorf("record of %s: no file with a digest", quoted(slug))
 	}
 	arch, err := h.Metadata.String("general.architecture")
@@ -311,6 +311,20 @@ func DecodeQuality(data []byte) (*Quality, error) {
 		return nil, fmt.Errorf("report: %w", err)
 	}
 	return q, nil
+}
+
+// readQuality reads a report that lies in the store under a name.
+func readQuality(name string, data []byte) (*Quality, error) {
+	q, err := DecodeQuality(data)
+	if err != nil {
+		return nil, err
+	}
+	q.Report = &Link{URI: name, SHA256: DigestOf(data), Size: int64(len(data)), MediaType: "application/json"}
+	return q, nil
+}
+
+func attestationLink(name string, data []byte) *Link {
+	return &Link{URI: name, SHA256: DigestOf(data), Size: int64(len(data)), MediaType: "application/vnd.dsse.envelope.v1+json"}
 }
 
 // Passed says whether every gate held. Without a report there was none.

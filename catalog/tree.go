@@ -149,7 +149,7 @@ func (w *treeWriter) put(ctx context.Context, doc any, models int64) (Ref, error
 		return r, w.object(ctx, r.Name(), data)
 	}
 	r.Encoding = "zstd"
-	if w.plain {
+	if w.plain && !w.has(r.Name()) {
 		if err := w.object(ctx, r.name(""), data); err != nil {
 			return Ref{}, err
 		}
@@ -162,6 +162,21 @@ func (w *treeWriter) put(ctx context.Context, doc any, models int64) (Ref, error
 		return Ref{}, err
 	}
 	return r, w.object(ctx, r.Name(), e.EncodeAll(data, nil))
+}
+
+// recall notes what the catalog that is live in the store refers to. A catalog
+// that cannot be read is written whole.
+func (w *treeWriter) recall(ctx context.Context) {
+	r, err := OpenChannel(ctx, FromStore(w.store), w.channel)
+	if err != nil {
+		return
+	}
+	for ref, err := range r.Refs(ctx) {
+		if err != nil {
+			return
+		}
+		w.there[ref.Name()] = true
+	}
 }
 
 func (w *treeWriter) has(name string) bool {
