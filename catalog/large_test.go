@@ -196,13 +196,3 @@ func TestLargeCatalog(t *testing.T) {
 
 // TestManyModels holds a catalog with two levels of indices to the same bounds.
 func TestManyModels(t *testing.T) { measure(t, 600, time.Minute) }
-	dir := filepath.Join(t.TempDir(), "s")
-	text := manyModels(t, dir, 5000)
-	c := curation(t, text)
-	s := store(t, dir)
-	for range 2 {
-		st := time.Now()
-		build(t, c, s)
-		t.Log(time.Since(st))
-	}
-}
