@@ -3,6 +3,7 @@ module github.com/modelpipe/modelpipe
 go 1.26.0
 
 require (
+	github.com/github/go-spdx/v2 v2.8.0
 	github.com/google/go-containerregistry v0.22.1
 	github.com/klauspost/compress v1.20.3
 	github.com/minio/crc64nvme v1.1.1

@@ -185,15 +185,16 @@ func readCurationFile(fsys fs.FS, name string) (*Curation, error) {
 		return nil, err
 	}
 	var c Curation
-	if err := decodeTOML(data, &c); err != nil {
+	if err := DecodeTOML(data, &c); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return &c, nil
 }
 
-// decodeTOML reads a document into the struct that v points to. Errors have
-// the line, and for an unknown key the nearest known one.
-func decodeTOML(data []byte, v any) error {
+// DecodeTOML reads a document into the struct that v points to, whose fields
+// have names by the tag "toml". Unknown keys are errors; errors have the line,
+// and for an unknown key the nearest known one.
+func DecodeTOML(data []byte, v any) error {
 	err := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields().Decode(v)
 	var unknown *toml.StrictMissingError
 	var malformed *toml.DecodeError
@@ -218,6 +219,9 @@ func decodeTOML(data []byte, v any) error {
 func keysAt(t reflect.Type, at []string) []string {
 	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
 		t = t.Elem()
+	}
+	if t.Kind() == reflect.Map && len(at) > 0 { // any key
+		return keysAt(t.Elem(), at[1:])
 	}
 	if t.Kind() != reflect.Struct {
 		return nil

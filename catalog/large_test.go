@@ -195,4 +195,4 @@ func TestLargeCatalog(t *testing.T) {
 }
 
 // TestManyModels holds a catalog with two levels of indices to the same bounds.
-func TestManyModels(t *testing.T) { measure(t, 600, time.Minute) }
+func TestManyModels(t *testing.T) { measure(t, 520, time.Minute) }

@@ -11,8 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/pelletier/go-toml/v2"
-
+	"github.com/modelpipe/modelpipe/catalog"
 	"github.com/modelpipe/modelpipe/internal/nearest"
 	"github.com/modelpipe/modelpipe/publish"
 )
@@ -64,9 +63,6 @@ const defaultChannelDays = 30
 // maxPolicy bounds a policy file.
 const maxPolicy = 1 << 20
 
-// policyKeys are the keys of a policy file, for advice.
-var policyKeys = []string{"root", "targets", "snapshot", "timestamp", "channel", "key", "keys", "threshold", "days", "public", "sign"}
-
 // ReadPolicy reads a policy file and the public keys that it names.
 func ReadPolicy(name string) (*Policy, error) {
 	data, err := readFile(name, maxPolicy)
@@ -74,19 +70,7 @@ func ReadPolicy(name string) (*Policy, error) {
 		return nil, err
 	}
 	p := &Policy{}
-	err = toml.NewDecoder(strings.NewReader(string(data))).DisallowUnknownFields().Decode(p)
-	var unknown *toml.StrictMissingError
-	var malformed *toml.DecodeError
-	switch {
-	case errors.As(err, &unknown):
-		first := unknown.Errors[0]
-		row, _ := first.Position()
-		key := first.Key()
-		return nil, fmt.Errorf("%s: line %d: unknown key %q; did you mean %q?", name, row, strings.Join(key, "."), nearest.Names(key[len(key)-1], policyKeys, 1)[0])
-	case errors.As(err, &malformed):
-		row, column := malformed.Position()
-		return nil, fmt.Errorf("%s: line %d, column %d: %s", name, row, column, strings.TrimPrefix(malformed.Error(), "toml: "))
-	case err != nil:
+	if err := catalog.DecodeTOML(data, p); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	if err := p.open(filepath.Dir(name)); err != nil {
