@@ -350,7 +350,7 @@ var (
 	cardBlock   = regexp.MustCompile("(?s)(```.*?```|<(script|style|table|pre|svg)\\b.*?</(script|style|table|pre|svg)>)")
 	cardTag     = regexp.MustCompile(`(?s)<[^<>]*>`)
 	cardImage   = regexp.MustCompile(`!\[[^\]]*\]\([^)]*\)`)
-	cardLink    = regexp.MustCompile(`\[([^\]]*)\]\([^)]*\)`)
+	cardLink    = regexp.MustCompile(`\[([^\]]*)\]\((?:[^()]|\([^()]*\))*\)`)
 )
 
 // maxCardText is how much of a card is looked at for a description.
