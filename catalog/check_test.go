@@ -129,7 +129,7 @@ func TestValidate(t *testing.T) {
 		{"the files add up to", func(m *Model) { m.Variants[0].Size++ }},
 		{"the first file must be the model", func(m *Model) { m.Variants[0].Files[0].Role = RoleLicense }},
 		{"more than context_window", func(m *Model) { m.Serving.ContextTokens = m.ContextWindow + 1 }},
-		{"climbs with ..", func(m *Model) { m.Variants[0].Locations[1].URI = "https://host/a/../../b" }},
+		{"climbs out with ..", func(m *Model) { m.Variants[0].Locations[1].URI = "https://host/a/../../b" }},
 		{"is a device on Windows", func(m *Model) { m.Variants[0].Files[0].Path = "nul.gguf" }},
 		{"without embedding", func(m *Model) { m.Task = TextEmbeddings }},
 		{"pairing assistant is of", func(m *Model) { m.Pairings[0].Light = "other" }},

@@ -77,7 +77,7 @@ func TestCurationErrors(t *testing.T) {
 		`fallback = "heavy">fallback = "hevy"`:                      `fallback: "hevy": want heavy, light, either, none`,
 		`name = "pair">name = "beta"`:                               "pairing beta: the name is taken by model beta",
 		`https://models>https://user:pass@models`:                   "has a user or a password",
-		`https://models>s3://models`:                                "kind http: want https://",
+		`https://models>s3://models`:                                "kind http: want an address that begins with https:// or http://",
 		"[[pairing]]>include = [\"x\"]\n[[pairing]]":                `unknown key "model.variant.include"`, // in the table before it
 	} {
 		from, to, _ := strings.Cut(change, ">")

@@ -66,7 +66,7 @@ func FromFS(fsys fs.FS) Fetcher {
 func FromHTTP(base string, client *http.Client) (Fetcher, error) {
 	u, err := url.Parse(base)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return nil, fmt.Errorf("address %s: want http://host/... or https://host/...", quoted(base))
+		return nil, fmt.Errorf("address %s: want one that begins with http:// or https://", quoted(base))
 	}
 	if client == nil {
 		client = http.DefaultClient

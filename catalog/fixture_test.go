@@ -1,7 +1,6 @@
 package catalog
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -66,7 +65,7 @@ const report1 = `{"kld":{"mean":0.04,"p99":0.5,"max":6},"top1":0.92,"ppl":{"refe
 
 func store(t testing.TB, dir string) publish.Store {
 	t.Helper()
-	s, err := publish.OpenStore(context.Background(), dir)
+	s, err := publish.OpenStore(dir)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,3 +1,5 @@
+//go:build unix
+
 package catalog
 
 import (
@@ -14,6 +16,8 @@ import (
 	"testing"
 	"testing/fstest"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/modelpipe/modelpipe/publish"
 )
@@ -98,7 +102,7 @@ func measure(t *testing.T, n int, within time.Duration) {
 	fsys := fstest.MapFS{"catalog.toml": {Data: []byte(text)}}
 	text = strings.Clone(strings.Replace(text, "A small model.", "Another text.", 1))
 	runtime.GC()
-	start := time.Now()
+	start, used := time.Now(), processor(t)
 	c, err := ReadCuration(fsys, "catalog.toml")
 	if err != nil {
 		t.Fatal(err)
@@ -108,20 +112,20 @@ func measure(t *testing.T, n int, within time.Duration) {
 	total := time.Since(start)
 	close(stop)
 	watch.Wait()
-	t.Logf("build of %d models: %.1f s (of which the curation file %.1f s), %d objects, %d bytes, at most %d MiB of memory", n, total.Seconds(), read.Seconds(),
+	cpu := processor(t) - used
+	t.Logf("build of %d models: %.1f s of wall time (of which the curation file %.1f s), %.1f s of the processors, %d objects, %d bytes, at most %d MiB of memory", n, total.Seconds(), read.Seconds(), cpu.Seconds(),
 		result.Channels[0].Objects, result.Channels[0].Bytes, peak.Load()>>20)
-	if total > within {
-		t.Errorf("build took %v, want at most %v", total, within)
+	// Other work on the machine lengthens the wall time, not this.
+	if spent := cpu / time.Duration(min(2, runtime.GOMAXPROCS(0))); spent > within {
+		t.Errorf("build took %v of each processor, want at most %v", spent, within)
 	}
 	if peak.Load() > 1<<30 {
 		t.Errorf("build took %d MiB, want at most 1024", peak.Load()>>20)
 	}
-	c = nil
-
 	before := open(t, s)
 	s.puts.Store(0)
 	start = time.Now()
-	result = build(t, curation(t, text), s)
+	build(t, curation(t, text), s)
 	t.Logf("change of one model: %d objects in %.1f s", s.puts.Load(), time.Since(start).Seconds())
 	if s.puts.Load() > 3 {
 		t.Errorf("the change of one model wrote %d objects", s.puts.Load())
@@ -184,6 +188,16 @@ func measure(t *testing.T, n int, within time.Duration) {
 	if took > 5*time.Second {
 		t.Errorf("the first sync took %v", took)
 	}
+}
+
+// processor is the processor time that this process has used.
+func processor(t *testing.T) time.Duration {
+	t.Helper()
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // TestLargeCatalog holds a catalog of 100,000 models to its bounds.

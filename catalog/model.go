@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"errors"
 	"fmt"
 	"math/big"
 	"slices"
@@ -205,11 +206,11 @@ func (v *Variant) validate() error {
 			models++
 		}
 		if size += f.Size; size < 0 {
-			return fmt.Errorf("sizes of the files overflow")
+			return errors.New("sizes of the files overflow")
 		}
 	}
 	if models == 0 || v.Files[0].Role != RoleModel {
-		return fmt.Errorf("the first file must be the model")
+		return errors.New("the first file must be the model")
 	}
 	if size != v.Size {
 		return fmt.Errorf("size is %d, the files add up to %d", v.Size, size)
@@ -235,18 +236,18 @@ func (l Location) validate() error {
 		return publish.CheckName(l.URI)
 	}
 	if !matches("uri", l.URI) {
-		return fmt.Errorf("%s", patternHelp["uri"])
+		return errors.New(patternHelp["uri"])
 	}
 	for _, s := range schemes[l.Kind] {
 		if rest, ok := strings.CutPrefix(l.URI, s); ok {
 			if host, _, _ := strings.Cut(rest, "/"); strings.Contains(host, "@") {
-				return fmt.Errorf("has a user or a password")
+				return errors.New("has a user or a password")
 			}
 			if slices.Contains(strings.Split(rest, "/"), "..") {
-				return fmt.Errorf("climbs with ..")
+				return errors.New("climbs out with .. in its path")
 			}
 			return nil
 		}
 	}
-	return fmt.Errorf("kind %s: want %s...", l.Kind, strings.Join(schemes[l.Kind], "... or "))
+	return fmt.Errorf("kind %s: want an address that begins with %s", l.Kind, strings.Join(schemes[l.Kind], " or "))
 }

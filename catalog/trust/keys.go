@@ -152,7 +152,7 @@ func (k *Key) Sign(ctx context.Context, message []byte) ([]byte, error) {
 	case "command":
 		sig, err = k.signCommand(ctx, arg, message)
 	default:
-		err = fmt.Errorf("sign = %q: want file:PATH, env:NAME or command:PROGRAM ARGUMENT...", k.from)
+		err = fmt.Errorf("sign = %q: want file:PATH, env:NAME or command:PROGRAM", k.from)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("key %s: %w", k.Name, err)

@@ -184,8 +184,8 @@ func (p *Policy) role(name string) (RolePolicy, error) {
 	case roleTimestamp:
 		r = p.Timestamp
 	default:
-		channel, ok := strings.CutPrefix(name, "channel-")
-		if r, ok = p.Channels[channel]; !ok {
+		var ok bool
+		if r, ok = p.Channels[strings.TrimPrefix(name, channelRole(""))]; !ok {
 			return r, fmt.Errorf("role %s: is not in the policy", name)
 		}
 		days = defaultChannelDays

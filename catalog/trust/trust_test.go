@@ -73,7 +73,7 @@ func newWorkshop(t *testing.T) *workshop {
 			t.Fatal(err)
 		}
 	}
-	s, err := publish.OpenStore(t.Context(), w.store)
+	s, err := publish.OpenStore(w.store)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -55,8 +55,6 @@ func catalogExit(err error) error {
 	switch {
 	case err == nil || errors.As(err, &exit):
 		return err
-	case errors.Is(err, publish.ErrUnavailable):
-		return withExit(exitUnavailable, err)
 	case errors.Is(err, trust.ErrUntrusted):
 		return withExit(exitGate, err)
 	}
@@ -76,11 +74,11 @@ func readCuration(name string) (*catalog.Curation, error) {
 }
 
 // openStore opens the store that --store names.
-func openStore(ctx context.Context, target string) (publish.Store, error) {
+func openStore(target string) (publish.Store, error) {
 	if target == "" {
 		return nil, usagef("--store: want a folder or s3://bucket/prefix")
 	}
-	return publish.OpenStore(ctx, target)
+	return publish.OpenStore(target)
 }
 
 // openCatalog returns what reads the catalogs of a store: a folder,
@@ -94,7 +92,7 @@ func openCatalog(ctx context.Context, target string) (catalog.Fetcher, error) {
 			return nil, err
 		}
 	}
-	s, err := openStore(ctx, target)
+	s, err := openStore(target)
 	if err != nil {
 		return nil, err
 	}

@@ -30,11 +30,11 @@ A model of which nothing was published is left out and said on stderr; with
 			if o.Curation, err = readCuration(file); err != nil {
 				return err
 			}
-			if o.Store, err = openStore(cmd.Context(), store); err != nil {
+			if o.Store, err = openStore(store); err != nil {
 				return err
 			}
 			if output != "" {
-				if o.Output, err = openStore(cmd.Context(), output); err != nil {
+				if o.Output, err = openStore(output); err != nil {
 					return err
 				}
 			}

@@ -24,7 +24,7 @@ Model files, records, the log and signatures are not touched. Where an index
 cannot be read, nothing is deleted.`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := openStore(cmd.Context(), store)
+			s, err := openStore(store)
 			if err != nil {
 				return err
 			}

@@ -43,7 +43,7 @@ Errors end with exit code 3; warnings do not.`,
 				}
 			}
 			if store != "" {
-				s, err := openStore(ctx, store)
+				s, err := openStore(store)
 				if err != nil {
 					return err
 				}
@@ -128,7 +128,7 @@ func reach(ctx context.Context, l catalog.Location, f catalog.File) (int64, erro
 		}
 		return res.ContentLength, nil
 	}
-	sink, err := publish.Open(ctx, l.URI)
+	sink, err := publish.Open(l.URI)
 	if err != nil {
 		return 0, err
 	}

@@ -27,7 +27,7 @@ catalog: what was changed or cut off is found. Entries are kept for at least
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
-			s, err := openStore(ctx, store)
+			s, err := openStore(store)
 			if err != nil {
 				return err
 			}

@@ -72,7 +72,7 @@ func (a *app) catalogRecord(ctx context.Context, name string, r *recording) erro
 	if r.preset == "" {
 		r.preset = r.variant
 	}
-	store, err := openStore(ctx, r.store)
+	store, err := openStore(r.store)
 	if err != nil {
 		return err
 	}

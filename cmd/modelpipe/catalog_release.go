@@ -25,7 +25,7 @@ active at once. Later ones are candidates for the slot that is free, blue or
 green, until catalog promote. It shows in the catalog with the next build.`,
 		Args: args(cobra.MinimumNArgs(2)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := openStore(cmd.Context(), store)
+			s, err := openStore(store)
 			if err != nil {
 				return err
 			}
@@ -71,7 +71,7 @@ others are retired. Promoting a retired release goes back to it.`,
 			if err != nil {
 				return err
 			}
-			s, err := openStore(cmd.Context(), store)
+			s, err := openStore(store)
 			if err != nil {
 				return err
 			}
@@ -104,7 +104,7 @@ at their next poll after build and sign.`,
 			if strings.TrimSpace(why) == "" {
 				return usagef("catalog withdraw: --why is missing")
 			}
-			s, err := openStore(cmd.Context(), store)
+			s, err := openStore(store)
 			if err != nil {
 				return err
 			}

@@ -66,7 +66,7 @@ func (a *app) signing(ctx context.Context, store, policy string, sign func(*trus
 	if err != nil {
 		return err
 	}
-	s, err := openStore(ctx, store)
+	s, err := openStore(store)
 	if err != nil {
 		return err
 	}

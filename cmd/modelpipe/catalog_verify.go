@@ -82,7 +82,7 @@ func (a *app) catalogVerify(ctx context.Context, target string, v *verification)
 	}
 	var store publish.Store
 	if !isURL(target) {
-		if store, err = openStore(ctx, target); err != nil {
+		if store, err = openStore(target); err != nil {
 			return err
 		}
 	}
