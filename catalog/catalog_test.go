@@ -62,10 +62,12 @@ func compileSchema(t *testing.T, text []byte) *jsonschema.Schema {
 	return s
 }
 
-// TestSchema holds the committed schema to the types.
+// TestSchema holds the committed schemas to the types.
 func TestSchema(t *testing.T) {
-	golden(t, "../docs/schema/catalog.schema.json", Schema())
-	compileSchema(t, Schema())
+	for name, schema := range Schemas {
+		golden(t, "../docs/schema/"+name+".schema.json", schema())
+		compileSchema(t, schema())
+	}
 }
 
 func TestExample(t *testing.T) {

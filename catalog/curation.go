@@ -115,11 +115,6 @@ type Wanted struct {
 	MaxPPL  *float64 `toml:"max_ppl_ratio,omitempty" schema:"min=0" doc:"gate: largest perplexity relative to the source's"`
 }
 
-// CurationSchema returns the JSON Schema of a curation file, for editors.
-func CurationSchema() []byte {
-	return schemaDocument(reflect.TypeFor[Curation](), "toml", CurationSchemaID, "Curation file of a catalog")
-}
-
 // Bounds of a curation.
 const (
 	maxCurationFile = 256 << 20

@@ -251,8 +251,29 @@ func fieldsOf(t reflect.Type, tag string) []field {
 }
 
 // Schema returns the JSON Schema (draft 2020-12) of a Catalog.
-func Schema() []byte {
-	return schemaDocument(reflect.TypeFor[Catalog](), "json", SchemaID, "Catalog of models")
+func Schema() []byte { return Schemas["catalog"]() }
+
+// Schemas are the JSON Schemas (draft 2020-12) of the documents in a store, by
+// name, and of the curation file.
+var Schemas = map[string]func() []byte{
+	"catalog": func() []byte {
+		return schemaDocument(reflect.TypeFor[Catalog](), "json", SchemaID, "Catalog of models")
+	},
+	"curation": func() []byte {
+		return schemaDocument(reflect.TypeFor[Curation](), "toml", CurationSchemaID, "Curation file of a catalog")
+	},
+	"index": func() []byte {
+		return schemaDocument(reflect.TypeFor[Index](), "json", IndexSchemaID, "Index of a catalog")
+	},
+	"log": func() []byte {
+		return schemaDocument(reflect.TypeFor[LogEntry](), "json", LogSchemaID, "Entry of a store's log")
+	},
+	"record": func() []byte {
+		return schemaDocument(reflect.TypeFor[Record](), "json", RecordSchemaID, "Record of a published variant")
+	},
+	"releases": func() []byte {
+		return schemaDocument(reflect.TypeFor[Ledger](), "json", LedgerSchemaID, "Releases of a model")
+	},
 }
 
 // schemaDocument writes the schema of t, with the structs that it refers to

@@ -202,7 +202,7 @@ func TestCatalog(t *testing.T) {
 }
 
 func TestCatalogSchema(t *testing.T) {
-	for _, name := range []string{"catalog", "curation"} {
+	for _, name := range []string{"catalog", "curation", "index", "log", "record", "releases"} {
 		want, err := os.ReadFile("../../docs/schema/" + name + ".schema.json")
 		if err != nil {
 			t.Fatal(err)
@@ -211,5 +211,5 @@ func TestCatalogSchema(t *testing.T) {
 			t.Errorf("schema %s is not the one in docs", name)
 		}
 	}
-	denied(t, exitUsage, "want catalog|curation", "catalog", "schema", "other")
+	denied(t, exitUsage, "want catalog|curation|index", "catalog", "schema", "other")
 }
