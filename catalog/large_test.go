@@ -209,4 +209,9 @@ func TestLargeCatalog(t *testing.T) {
 }
 
 // TestManyModels holds a catalog with two levels of indices to the same bounds.
-func TestManyModels(t *testing.T) { measure(t, 520, time.Minute) }
+func TestManyModels(t *testing.T) {
+	if testing.Short() {
+		t.Skip("writes some hundred files to the disk")
+	}
+	measure(t, 520, time.Minute)
+}
