@@ -48,6 +48,8 @@ type Skipped struct {
 	Variant string `json:"variant,omitempty"` // name
 	Channel string `json:"channel,omitempty"`
 	Reason  string `json:"reason"`
+	Failed  bool   `json:"failed,omitempty"` // something is wrong with it
+	Kept    bool   `json:"kept,omitempty"`   // the entry of before was kept
 }
 
 // ErrRace says that another builder wrote the same channel in the meantime.
@@ -87,9 +89,7 @@ func Build(ctx context.Context, o BuildOptions) (*BuildResult, error) {
 	result := &BuildResult{}
 	for _, name := range channels {
 		w := &treeWriter{store: o.Output, channel: name, plain: o.Plain, there: map[string]bool{}}
-		if !o.Rewrite {
-			w.recall(ctx)
-		}
+		w.recall(ctx, o.Rewrite)
 		c, err := b.channel(ctx, w, roots[name])
 		if err != nil {
 			return nil, fmt.Errorf("build channel %s: %w", name, err)
@@ -216,6 +216,9 @@ func (b *builder) channel(ctx context.Context, w *treeWriter, prior publish.Vers
 		var out []Model
 		for _, c := range parts[i] {
 			m, err := b.model(ctx, c, w.channel)
+			if err != nil && b.mayKeep(ctx, err) {
+				m, err = b.keep(ctx, w, c, err)
+			}
 			if err != nil {
 				return nil, fmt.Errorf("model %s: %w", c.Slug, err)
 			}
@@ -251,6 +254,43 @@ func (b *builder) channel(ctx context.Context, w *treeWriter, prior publish.Vers
 	}
 	r.Changed, r.Objects, r.Bytes = true, r.Objects+1, r.Bytes+int64(len(data))
 	return r, nil
+}
+
+// mayKeep says whether an error is of the model alone. Where the store fails,
+// so does the build.
+func (b *builder) mayKeep(ctx context.Context, err error) bool {
+	return ctx.Err() == nil && !errors.Is(err, publish.ErrUnavailable) && !errors.Is(err, publish.ErrRefused)
+}
+
+// keep deals with a model that cannot be made: it does not stop the others,
+// and where the catalog has it already and none of its active releases was
+// taken back since, it stays as it is there.
+func (b *builder) keep(ctx context.Context, w *treeWriter, c *Curated, why error) (*Model, error) {
+	s := Skipped{Model: c.Slug, Channel: w.channel, Reason: why.Error(), Failed: true}
+	defer func() { b.skip(s) }()
+	if w.old == nil {
+		return nil, nil
+	}
+	m, err := w.old.Lookup(ctx, c.Slug)
+	if errors.Is(err, ErrNoModel) || err == nil && m.Slug != c.Slug {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if b.shelf[c.Slug].ledger {
+		l, err := ReadLedger(ctx, b.o.Store, c.Slug)
+		if err != nil {
+			return nil, nil // who knows what was withdrawn
+		}
+		for _, r := range m.Active() {
+			if now, err := l.find(w.channel, r.Version); err != nil || now.State != StateActive {
+				return nil, nil
+			}
+		}
+	}
+	s.Kept = true
+	return m, nil
 }
 
 // maxReleases bounds the history that a catalog shows of a model.

@@ -200,6 +200,47 @@ func TestReleases(t *testing.T) {
 	}
 }
 
+// TestBrokenModel: one model that cannot be made stops no other; it stays as it
+// was, unless what it serves was withdrawn.
+func TestBrokenModel(t *testing.T) {
+	dir, s := shop(t)
+	ctx := t.Context()
+	id := record(t, "alpha", "Q8_0", "alphaQ8_0", day).Variant.ID
+	if _, _, err := operator(s, day).Publish(ctx, "alpha", "stable", []string{id}, ""); err != nil {
+		t.Fatal(err)
+	}
+	build(t, curation(t, two), s)
+	broken := strings.Replace(two, "aliases =", "template_has = [\"<|im_start|>\"]\naliases =", 1)
+	r := build(t, curation(t, strings.ReplaceAll(broken, "A small model.", "Another text.")), s)
+	if len(r.Skipped) != 1 || !r.Skipped[0].Failed || !r.Skipped[0].Kept || r.Skipped[0].Reason != `the chat template does not have "<|im_start|>", as template_has wants` {
+		t.Errorf("got %+v", r.Skipped)
+	}
+	for slug, want := range map[string]string{"alpha": "A small model.", "beta": "Another text."} {
+		if m, err := open(t, s).Lookup(ctx, slug); err != nil || m.Description != want {
+			t.Errorf("%s: got %+v, %v", slug, m, err)
+		}
+	}
+	if _, err := operator(s, day).Withdraw(ctx, "alpha", "stable", 1, "bad"); err != nil {
+		t.Fatal(err)
+	}
+	r = build(t, curation(t, broken), s)
+	if len(r.Skipped) != 1 || r.Skipped[0].Kept {
+		t.Errorf("got %+v", r.Skipped)
+	}
+	if _, err := open(t, s).Lookup(ctx, "alpha"); !errors.Is(err, ErrNoModel) {
+		t.Errorf("a withdrawn release is in the catalog: %v", err)
+	}
+	// A record that somebody has broken.
+	name := filepath.Join(dir, "models", "beta", record(t, "beta", "Q8_0", "betaQ8_0", day).Variant.ID, RecordName)
+	if err := os.WriteFile(name, []byte(`{"$schema":"other"}`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r = build(t, curation(t, two), s)
+	if len(r.Skipped) != 1 || r.Skipped[0].Model != "beta" || !r.Skipped[0].Kept || !strings.Contains(r.Skipped[0].Reason, "record.json: record: $schema") {
+		t.Errorf("got %+v", r.Skipped)
+	}
+}
+
 // racing is a store in which somebody else writes first.
 type racing struct {
 	publish.Store

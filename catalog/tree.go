@@ -132,6 +132,7 @@ type treeWriter struct {
 	channel string
 	plain   bool            // write compressed documents also as they are
 	there   map[string]bool // names of the objects that the store has
+	old     *Reader         // what is live, or nil
 
 	mu      sync.Mutex
 	objects int   // that were written
@@ -164,11 +165,16 @@ func (w *treeWriter) put(ctx context.Context, doc any, models int64) (Ref, error
 	return r, w.object(ctx, r.Name(), e.EncodeAll(data, nil))
 }
 
-// recall notes what the catalog that is live in the store refers to. A catalog
-// that cannot be read is written whole.
-func (w *treeWriter) recall(ctx context.Context) {
+// recall opens the catalog that is live in the store, and unless everything is
+// to be written anew notes what it refers to. A catalog that cannot be read is
+// written whole.
+func (w *treeWriter) recall(ctx context.Context, rewrite bool) {
 	r, err := OpenChannel(ctx, FromStore(w.store), w.channel)
 	if err != nil {
+		return
+	}
+	w.old = r
+	if rewrite {
 		return
 	}
 	for ref, err := range r.Refs(ctx) {

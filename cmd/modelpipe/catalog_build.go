@@ -23,7 +23,9 @@ models. What has not changed is not written again, nothing is deleted, and
 equal inputs make equal bytes. Of two builds at once the loser is told.
 
 A model of which nothing was published is left out and said on stderr; with
---strict that is an error.`,
+--strict that is an error. A model that cannot be made (a broken record, another
+chat template than expected) stays in the catalog as it was, does not stop the
+others, and ends with exit code 1 and its name.`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
@@ -47,6 +49,11 @@ A model of which nothing was published is left out and said on stderr; with
 			}
 			if err := a.printBuild(r); err != nil {
 				return err
+			}
+			for _, s := range r.Skipped {
+				if s.Failed {
+					return fmt.Errorf("build: model %s: %s; the others were built", s.Model, s.Reason)
+				}
 			}
 			if strict && len(r.Skipped) > 0 {
 				return fmt.Errorf("build: %d models or variants were left out, the first is %s: %s", len(r.Skipped), r.Skipped[0].Model, r.Skipped[0].Reason)

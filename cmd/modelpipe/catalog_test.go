@@ -213,3 +213,39 @@ func TestCatalogSchema(t *testing.T) {
 	}
 	denied(t, exitUsage, "want catalog|curation|index", "catalog", "schema", "other")
 }
+
+// TestCatalogAdd drafts entries from a repository with a hostile card.
+func TestCatalogAdd(t *testing.T) {
+	dir := t.TempDir()
+	card := "---\nlicense: mit\nlanguage: en\npipeline_tag: text-generation\n---\n# M\n\nA model <script>alert(1)</script> that tells stories of few words.\n"
+	for name, text := range map[string]string{"README.md": card, "config.json": `{"max_position_embeddings": 512}`} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	onHub(t, dir)
+	out := must(t, "catalog", "add", "hf://org/m")
+	for _, want := range []string{"slug = 'm'", "spdx = 'MIT'", "context_window = 512", "description = 'A model that tells stories of few words.'"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in %s", want, out)
+		}
+	}
+	file := filepath.Join(t.TempDir(), "catalog.toml")
+	must(t, "catalog", "add", "hf://org/m", "-f", file)
+	before, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	denied(t, exitFailed, "nothing was added: catalog.toml.new.toml: model m is there twice", "catalog", "add", "hf://org/m", "-f", file)
+	after, err := os.ReadFile(file)
+	if err != nil || string(after) != string(before) {
+		t.Errorf("the file has changed: %v", err)
+	}
+	denied(t, exitUsage, "want a repository", "catalog", "add", dir)
+	broken := t.TempDir()
+	if err := os.WriteFile(filepath.Join(broken, "README.md"), []byte("---\nlicense: [\n---\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	onHub(t, broken)
+	denied(t, exitFailed, "README.md: the YAML in front: ", "catalog", "add", "hf://org/m")
+}
