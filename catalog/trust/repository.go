@@ -81,7 +81,8 @@ type Result struct {
 	Snapshot  int64           `json:"snapshot"`
 	Timestamp int64           `json:"timestamp"`
 	Channels  []SignedChannel `json:"channels"`
-	Expires   time.Time       `json:"expires"` // the timestamp
+	Expires   time.Time       `json:"expires"`      // the timestamp
+	RootUntil time.Time       `json:"root_expires"` // the root: rotate before that
 }
 
 // SignedChannel is a channel's state.
@@ -298,7 +299,7 @@ func (r *Repository) Rotate(ctx context.Context) (*Result, error) {
 	if err := r.Store.Delete(ctx, stagedRoot); err != nil {
 		return nil, fmt.Errorf("rotate: %w", err)
 	}
-	out.Root = next.Signed.Version
+	out.Root, out.RootUntil = next.Signed.Version, next.Signed.Expires
 	return out, nil
 }
 
@@ -409,7 +410,7 @@ func (r *Repository) Sign(ctx context.Context) (*Result, error) {
 	if err := r.checkClock(s); err != nil {
 		return nil, fmt.Errorf("sign: %w", err)
 	}
-	out.Root = root.Signed.Version
+	out.Root, out.RootUntil = root.Signed.Version, root.Signed.Expires
 	if err := r.signAll(ctx, s, out); err != nil {
 		return nil, err
 	}

@@ -77,6 +77,9 @@ func (a *app) signing(ctx context.Context, store, policy string, sign func(*trus
 	if err != nil {
 		return err
 	}
+	if left := time.Until(r.RootUntil); left < 30*24*time.Hour {
+		a.log.Warn("the root expires soon: run catalog rotate", "expires", r.RootUntil.Format(time.RFC3339))
+	}
 	if a.json {
 		return a.printJSON(r)
 	}
