@@ -200,6 +200,46 @@ func TestReleases(t *testing.T) {
 	}
 }
 
+// TestRecordTwice: what is there already is left as it is, and a run that was
+// killed before its record is done again.
+func TestRecordTwice(t *testing.T) {
+	_, s := shop(t)
+	ctx := t.Context()
+	o := operator(s, day)
+	if err := o.PutRecord(ctx, record(t, "alpha", "Q8_0", "alphaQ8_0", day.Add(time.Hour)), []byte(report1), []byte("{}")); err != nil {
+		t.Error(err)
+	}
+	other := strings.Replace(report1, "0.92", "0.93", 1)
+	if err := o.PutRecord(ctx, record(t, "alpha", "Q8_0", "alphaQ8_0", day), []byte(other), nil); err != nil {
+		t.Error(err)
+	}
+	build(t, curation(t, two), s)
+	if m, err := open(t, s).Lookup(ctx, "alpha"); err != nil || *m.Default().Quality.Top1 != 0.92 {
+		t.Errorf("got %+v, %v", m, err)
+	}
+	liar := record(t, "alpha", "Q8_0", "alphaQ8_0", day)
+	liar.Parameters++
+	if err := o.PutRecord(ctx, liar, nil, nil); err == nil || !strings.Contains(err.Error(), "says something else of the same file") {
+		t.Errorf("got %v", err)
+	}
+	killed := operator(racing{s, func(name string) {
+		if strings.HasSuffix(name, RecordName) {
+			panic("killed")
+		}
+	}}, day)
+	func() {
+		defer func() { recover() }()
+		killed.PutRecord(ctx, record(t, "gamma", "Q8_0", "g", day), []byte(report1), nil)
+	}()
+	if err := o.PutRecord(ctx, record(t, "gamma", "Q8_0", "g", day), []byte(other), nil); err != nil {
+		t.Error(err)
+	}
+	build(t, curation(t, modelTOML("gamma", "")), s)
+	if m, err := open(t, s).Lookup(ctx, "gamma"); err != nil || *m.Default().Quality.Top1 != 0.93 {
+		t.Errorf("got %+v, %v", m, err)
+	}
+}
+
 // TestBrokenModel: one model that cannot be made stops no other; it stays as it
 // was, unless what it serves was withdrawn.
 func TestBrokenModel(t *testing.T) {

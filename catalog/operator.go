@@ -26,13 +26,16 @@ func (o *Operator) now() time.Time {
 }
 
 // PutRecord puts the record of a variant, and what is known about its
-// quality and provenance, beside its files. The record comes last: a variant
-// without one is not seen. A record that is there must be the same.
+// quality and provenance, beside its files. The record comes last and makes
+// them count: a run that was killed before is done again. A record that is
+// there stays, with the quality and the provenance that it has, and must be of
+// the same files: another commit or another run may well make them anew.
 func (o *Operator) PutRecord(ctx context.Context, r *Record, report, attestation []byte) error {
 	if err := r.validate(); err != nil {
 		return fmt.Errorf("record: %w", err)
 	}
 	dir := VariantDir(r.Model, r.Variant.ID)
+	name := path.Join(dir, RecordName)
 	full := *r
 	if report != nil {
 		q, err := readQuality(path.Join(dir, ReportName), report)
@@ -44,32 +47,51 @@ func (o *Operator) PutRecord(ctx context.Context, r *Record, report, attestation
 	if attestation != nil {
 		full.Variant.Provenance.Attestation = attestationLink(path.Join(dir, AttestationName), attestation)
 	}
+	old, _, err := o.Store.Get(ctx, name, maxRecord)
+	if err == nil {
+		return sameRecord(name, old, full)
+	}
+	if !errNotThere(err) {
+		return err
+	}
 	data, err := Encode(&full)
 	if err != nil {
 		return err
 	}
-	for _, d := range []struct {
-		name string
-		data []byte
-	}{{ReportName, report}, {AttestationName, attestation}, {RecordName, data}} {
-		if d.data == nil {
+	for beside, data := range map[string][]byte{ReportName: report, AttestationName: attestation} {
+		if data == nil {
 			continue
 		}
-		name := path.Join(dir, d.name)
-		_, err := o.Store.Put(ctx, name, d.data, publish.Absent)
-		if errors.Is(err, publish.ErrChanged) || errors.Is(err, publish.ErrExists) {
-			old, _, err := o.Store.Get(ctx, name, maxReport)
-			if err != nil {
-				return err
-			}
-			if string(old) != string(d.data) {
-				return fmt.Errorf("%s: is there already, and another", name)
-			}
-			continue
-		}
-		if err != nil {
+		if _, err := o.Store.Put(ctx, path.Join(dir, beside), data, publish.Any); err != nil {
 			return err
 		}
+	}
+	if _, err := o.Store.Put(ctx, name, data, publish.Absent); err != nil {
+		return fmt.Errorf("%s: somebody else was faster: %w", name, err)
+	}
+	return nil
+}
+
+// sameRecord compares a record with the one that the store has under a name.
+func sameRecord(name string, data []byte, r Record) error {
+	old, err := DecodeRecord(data)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	facts := func(r Record) ([]byte, error) {
+		r.Variant.Provenance, r.Variant.Quality = Provenance{}, nil
+		return Encode(&r)
+	}
+	was, err := facts(*old)
+	if err != nil {
+		return err
+	}
+	is, err := facts(r)
+	if err != nil {
+		return err
+	}
+	if string(was) != string(is) {
+		return fmt.Errorf("%s: is there already, and says something else of the same file", name)
 	}
 	return nil
 }
