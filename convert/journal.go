@@ -16,6 +16,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/modelpipe/modelpipe/internal/bulkhash"
 )
 
 // The journal of an unfinished output says which chunks of it are written
@@ -56,7 +58,7 @@ type sourceFile struct {
 // identify describes what the bytes of an output depend on.
 func identify(plan *Plan, src fs.FS, opts FileOptions) (identity, error) {
 	id := identity{Version: 1, Size: plan.Size}
-	h := sha256.New()
+	h := bulkhash.NewSHA256()
 	head, err := plan.Header.AppendBinary(nil)
 	if err != nil {
 		return id, fmt.Errorf("journal: %w", err)
@@ -69,6 +71,22 @@ func identify(plan *Plan, src fs.FS, opts FileOptions) (identity, error) {
 	id.Plan = hex.EncodeToString(h.Sum(nil))
 	id.Source, err = sourceFiles(plan, src)
 	return id, err
+}
+
+// Identity names the bytes of an output before they are rendered: outputs of
+// one identity are the same. It changes with the plan, with what else the
+// bytes depend on, and with the size or time of a file of the source.
+func Identity(plan *Plan, src fs.FS, opts FileOptions) (string, error) {
+	id, err := identify(plan, src, opts)
+	if err != nil {
+		return "", err
+	}
+	text, err := json.Marshal(id)
+	if err != nil {
+		return "", fmt.Errorf("identity: %w", err)
+	}
+	sum := sha256.Sum256(text)
+	return "sha256:" + hex.EncodeToString(sum[:]), nil
 }
 
 // sourceFiles describes the files that a plan reads, in the order of their

@@ -19,9 +19,9 @@ type CUDA struct {
 	Searched  []string // folders of Python packages
 }
 
-// cudaPackages are where jax's packages have the plugin, in a folder of
-// packages; the newest CUDA first.
-var cudaPackages = []string{"jax_plugins/xla_cuda13", "jax_plugins/xla_cuda12"}
+// cudaPlugin is where jax's packages (jax-cuda13-pjrt, jax-cuda12-pjrt) have
+// the plugin, in a folder of packages.
+const cudaPlugin = "jax_plugins/*/xla_cuda_plugin.so"
 
 // FindCUDA looks for GPUs, and for the plugin in the folders of Python packages:
 // those of $VIRTUAL_ENV, of the python3 in $PATH, and of the usual places.
@@ -49,20 +49,18 @@ func FindCUDA() CUDA {
 		glob(pattern + "/lib/python3*/dist-packages")
 	}
 	for _, folder := range c.Searched {
-		for _, p := range cudaPackages {
-			plugin := filepath.Join(folder, p, "xla_cuda_plugin.so")
-			if _, err := os.Stat(plugin); err != nil {
-				continue
-			}
-			c.Plugin = plugin
-			for _, l := range []string{"nvidia/cu13", "nvidia"} {
-				if s, err := os.Stat(filepath.Join(folder, l)); err == nil && s.IsDir() {
-					c.Libraries = filepath.Join(folder, l)
-					break
-				}
-			}
-			return c
+		plugins, _ := filepath.Glob(filepath.Join(folder, cudaPlugin))
+		if len(plugins) == 0 {
+			continue
 		}
+		c.Plugin = plugins[len(plugins)-1] // of the newest CUDA
+		for _, l := range []string{"nvidia/cu13", "nvidia"} {
+			if s, err := os.Stat(filepath.Join(folder, l)); err == nil && s.IsDir() {
+				c.Libraries = filepath.Join(folder, l)
+				break
+			}
+		}
+		return c
 	}
 	return c
 }
@@ -84,11 +82,20 @@ func pythonFolders() []string {
 	return folders
 }
 
-// prepare sets what the plugin reads from the environment.
+// prepare sets what the plugin and its loader read from the environment.
 func (c CUDA) prepare() error {
-	const flags = "XLA_FLAGS"
+	const flags, checks = "XLA_FLAGS", "GOPJRT_CUDA_CHECKS"
+	if c.Libraries == "" {
+		return nil
+	}
+	// The loader looks for the libraries in one place only, and warns.
+	if os.Getenv(checks) == "" {
+		if err := os.Setenv(checks, "0"); err != nil {
+			return fmt.Errorf("set %s: %w", checks, err)
+		}
+	}
 	value := os.Getenv(flags)
-	if c.Libraries == "" || strings.Contains(value, "--xla_gpu_cuda_data_dir") {
+	if strings.Contains(value, "--xla_gpu_cuda_data_dir") {
 		return nil
 	}
 	if err := os.Setenv(flags, strings.TrimSpace(value+" --xla_gpu_cuda_data_dir="+c.Libraries)); err != nil {

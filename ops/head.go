@@ -8,7 +8,7 @@ import (
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
-	. "github.com/gomlx/gomlx/core/graph" //nolint:staticcheck // a graph reads as a formula
+	. "github.com/gomlx/gomlx/core/graph"
 
 	"github.com/modelpipe/modelpipe/ops/measure"
 	"github.com/modelpipe/modelpipe/ops/spec"

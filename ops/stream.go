@@ -9,7 +9,7 @@ import (
 	"sync"
 
 	"github.com/gomlx/compute"
-	. "github.com/gomlx/gomlx/core/graph" //nolint:staticcheck // a graph reads as a formula
+	. "github.com/gomlx/gomlx/core/graph"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/modelpipe/modelpipe/ops/spec"

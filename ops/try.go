@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"github.com/gomlx/compute"
-	. "github.com/gomlx/gomlx/core/graph" //nolint:staticcheck // a graph reads as a formula
+	. "github.com/gomlx/gomlx/core/graph"
 )
 
 // Try computes a product on the device, checks that it has float32's

@@ -323,12 +323,16 @@ func beginning(e *tokenizer.GGUFEncoder, pooling spec.Pooling) (int32, error) {
 	return full[0], nil
 }
 
-// digest is of all that the sums depend on: the file's header, its weights
-// (the commit of a repository on the Hub, the first row of each elsewhere),
-// and the tokens.
+// digest is of all that the sums depend on: the file's header but for what the
+// model is called, its weights (the commit of a repository on the Hub, the first
+// row of each elsewhere), and the tokens.
 func (c *calibration) digest(ctx context.Context, s *source, m *openedModel, chunks [][]int32) (string, error) {
 	h := sha256.New()
-	head, err := m.header.AppendBinary(nil)
+	header := *m.header
+	header.Metadata = slices.DeleteFunc(slices.Clone(header.Metadata), func(kv gguf.KV) bool {
+		return strings.HasPrefix(kv.Key, "general.") && kv.Key != "general.alignment" // what the model is called
+	})
+	head, err := header.AppendBinary(nil)
 	if err != nil {
 		return "", err
 	}

@@ -59,6 +59,26 @@ func (g *gen) firstEqual(want, t int, at reg.GPVirtual, prepare func(i int) reg.
 	TZCNTL(at.As32(), at.As32())
 }
 
+// largest loads a number of registers, and sets x8 to the bits of the largest
+// magnitude in them, which it returns; infinities and NaNs are the largest. abs
+// is the mask of magnitudes, register 9 is changed.
+func (g *gen) largest(src reg.Register, registers int, abs Op) reg.GPVirtual {
+	v := g.v
+	for i := range registers {
+		VMOVUPS(Mem{Base: src, Disp: i * g.vector()}, v(i))
+		if i == 0 {
+			VANDPS(abs, v(0), v(8))
+			continue
+		}
+		VANDPS(abs, v(i), v(9))
+		VPMAXUD(v(9), v(8), v(8))
+	}
+	g.reduce(8, 9, func(a, b, c Op) { VPMAXUD(a, b, c) })
+	bits := GP32()
+	VMOVD(x(8), bits)
+	return bits
+}
+
 // scalar is a 32-bit constant in memory.
 func scalar(bits uint32) Mem { return constant(bits) }
 
@@ -103,19 +123,7 @@ func (g *gen) encodeBlocks(name string, bits int, minimum bool) {
 	Label(loop)
 	TESTQ(left, left)
 	JZ(LabelRef(stop))
-	// v8: largest magnitude, as bits; infinities and NaNs are the largest.
-	for i := range registers {
-		VMOVUPS(Mem{Base: src, Disp: i * g.vector()}, v(i))
-		if i == 0 {
-			VANDPS(abs, v(0), v(8))
-			continue
-		}
-		VANDPS(abs, v(i), v(9))
-		VPMAXUD(v(9), v(8), v(8))
-	}
-	g.reduce(8, 9, func(a, b, c Op) { VPMAXUD(a, b, c) })
-	largest := GP32()
-	VMOVD(x(8), largest)
+	largest := g.largest(src, registers, abs)
 	CMPL(largest, U32(infinity))
 	JAE(LabelRef(stop))
 
