@@ -1,7 +1,6 @@
 package convert
 
 import (
-	"archive/zip"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -16,6 +15,7 @@ import (
 	"testing"
 	"testing/fstest"
 
+	"github.com/modelpipe/modelpipe/internal/golden"
 	"github.com/modelpipe/modelpipe/quantize"
 )
 
@@ -44,20 +44,11 @@ func TestGoldens(t *testing.T) {
 // openModel opens the model of a golden: the folder hf, or hf.zip, whose files
 // are taken into memory so that they can be read at any offset.
 func openModel(t testing.TB, dir string) fs.FS {
-	archive, err := zip.OpenReader(filepath.Join(dir, "hf.zip"))
-	if err != nil {
+	name := filepath.Join(dir, "hf.zip")
+	if _, err := os.Stat(name); err != nil {
 		return os.DirFS(filepath.Join(dir, "hf"))
 	}
-	defer archive.Close()
-	source := fstest.MapFS{}
-	for _, f := range archive.File {
-		data, err := fs.ReadFile(archive, f.Name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		source[f.Name] = &fstest.MapFile{Data: data}
-	}
-	return source
+	return golden.Unzip(t, name)
 }
 
 func checkGolden(t *testing.T, dir string, source fs.FS) {

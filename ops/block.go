@@ -208,9 +208,11 @@ func (g *blockGraph) expert() []*Node {
 func (g *blockGraph) attention(x *Node) *Node {
 	a := g.Block.Attention
 	b, t, h, kv := g.Sequences, g.Length, a.Heads, a.KVHeads
-	var q, k, v *Node
+	var q, k, v, latents *Node
 	if a.MLA != nil {
-		q, k, v = g.latent(x)
+		q, k, v, latents = g.latent(x)
+		nope := Slice(Reshape(q, b*t, h, a.KeyDim), AxisRange(), AxisRange(), AxisRange(0, a.MLA.Nope))
+		g.tap(spec.AbsorbedKB, Reshape(nope, b*t, h*a.MLA.Nope))
 	} else {
 		g.tap(spec.Q, x)
 		q, k, v = g.mul(spec.Q, x), g.mul(spec.K, x), g.mul(spec.V, x)
@@ -257,6 +259,11 @@ func (g *blockGraph) attention(x *Node) *Node {
 	if g.has(spec.Sinks) {
 		p = Slice(p, AxisRange(), AxisRange(), AxisRange(), AxisRange(0, t))
 	}
+	if latents != nil && g.Taps {
+		rank := a.MLA.KVRank
+		mixed := DotGeneral(p, []int{3}, []int{0}, Reshape(latents, b, t, rank), []int{1}, []int{0})
+		g.tap(spec.AbsorbedVB, Reshape(TransposeAllAxes(mixed, 0, 2, 1, 3), b*t, h*rank))
+	}
 	y := DotGeneral(Reshape(p, b*kv, group*t, t), []int{2}, []int{0}, v, []int{1}, []int{0})
 	y = TransposeAllAxes(Reshape(y, b, kv, group, t, a.ValueDim), 0, 3, 1, 2, 4)
 	y = g.norm(a.InnerNorm, spec.AttnInner, Reshape(y, b*t, h*a.ValueDim))
@@ -264,8 +271,8 @@ func (g *blockGraph) attention(x *Node) *Node {
 	return g.mul(spec.AttnOut, y)
 }
 
-// latent gives the queries, keys and values of spec.MLA.
-func (g *blockGraph) latent(x *Node) (q, k, v *Node) {
+// latent gives the queries, keys and values of spec.MLA, and its latents.
+func (g *blockGraph) latent(x *Node) (q, k, v, low *Node) {
 	a := g.Block.Attention
 	l := a.MLA
 	b, t := g.Sequences, g.Length
@@ -280,14 +287,14 @@ func (g *blockGraph) latent(x *Node) (q, k, v *Node) {
 	}
 	g.tap(spec.KVA, x)
 	kva := g.mul(spec.KVA, x)
-	low := g.norm(l.KVANorm, spec.KVANorm, Slice(kva, AxisRange(), AxisRange(0, l.KVRank)))
+	low = g.norm(l.KVANorm, spec.KVANorm, Slice(kva, AxisRange(), AxisRange(0, l.KVRank)))
 	rotary := Slice(kva, AxisRange(), AxisRange(l.KVRank, l.KVRank+l.Rope))
 	g.tap(spec.KB, low)
 	g.tap(spec.VB, low)
 	nope := Reshape(g.mul(spec.KB, low), b, t, a.Heads, l.Nope)
 	rotary = BroadcastToDims(Reshape(rotary, b, t, 1, l.Rope), b, t, a.Heads, l.Rope)
 	k = Reshape(Concatenate([]*Node{nope, rotary}, -1), b*t, a.Heads*a.KeyDim)
-	return q, k, g.mul(spec.VB, low)
+	return q, k, g.mul(spec.VB, low), low
 }
 
 // headNorm norms rows of heads, each head for itself or all together.

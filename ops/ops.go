@@ -448,7 +448,7 @@ type Layers struct {
 // have one slot: Q stands for Q, K and V, Gate for Gate and Up (Up where there
 // is no gate), SharedGate for SharedGate and SharedUp, likewise. The others
 // stand for themselves: AttnOut, Down, Router, SharedDown, SharedRouter, QA,
-// QB, KVA, KB, VB, ConvIn, ConvOut, Output. An expert's slots have its number,
+// QB, KVA, KB, VB, AbsorbedKB, AbsorbedVB, ConvIn, ConvOut, Output. An expert's slots have its number,
 // and the tokens that reached it as count; those of experts that no token
 // reached are left out.
 type Tap func(slot spec.Slot, sums []float64, count int) error

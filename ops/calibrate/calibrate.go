@@ -9,7 +9,6 @@ package calibrate
 import (
 	"context"
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -45,9 +44,8 @@ type Calibration struct {
 	output  bool
 	inputs  string // digest of all that the sums depend on
 
-	layers  []layer
-	head    layer
-	leftOut map[string]bool
+	layers []layer
+	head   layer
 }
 
 // layer is what is known of one layer.
@@ -69,7 +67,7 @@ type entry struct {
 // matrix gets an entry too, where the file has one of its own: llama-imatrix's
 // --process-output.
 func New(m *spec.Model, tensors []gguf.TensorInfo, inputs string, output bool) *Calibration {
-	c := &Calibration{model: m, tensors: map[string]gguf.TensorInfo{}, inputs: inputs, layers: make([]layer, len(m.Blocks)), leftOut: map[string]bool{}}
+	c := &Calibration{model: m, tensors: map[string]gguf.TensorInfo{}, inputs: inputs, layers: make([]layer, len(m.Blocks))}
 	for _, t := range tensors {
 		c.tensors[t.Name] = t
 	}
@@ -115,11 +113,6 @@ func (c *Calibration) All() Layers { return Layers{0, len(c.layers), c.output} }
 
 // Complete says whether nothing is missing.
 func (c *Calibration) Complete() bool { return len(c.Missing(c.All())) == 0 }
-
-// LeftOut returns the tensors that get no entry though llama-imatrix has one,
-// because the engine does not compute what they are multiplied by there: those
-// of latent attention, whose keys and values it does not absorb.
-func (c *Calibration) LeftOut() []string { return slices.Sorted(maps.Keys(c.leftOut)) }
 
 // saveEvery is how often Run asks to save at most: the state of many experts
 // is large.
@@ -194,6 +187,9 @@ var shared = map[spec.Role][]spec.Role{
 	spec.SharedGate: {spec.SharedGate, spec.SharedUp},
 }
 
+// absorbed says of which matrix a slot is the input where that is absorbed.
+var absorbed = map[spec.Role]spec.Role{spec.AbsorbedKB: spec.KB, spec.AbsorbedVB: spec.VB}
+
 // at returns what is known of a layer or, for spec.None, of the head.
 func (c *Calibration) at(i int) *layer {
 	if i == spec.None {
@@ -204,7 +200,11 @@ func (c *Calibration) at(i int) *layer {
 
 // tap takes in the sums for one slot.
 func (c *Calibration) tap(s spec.Slot, sumsq []float64, count int) error {
-	if _, ok := c.model.Weights[s]; !ok {
+	of := s
+	if role := absorbed[s.Role]; role != "" {
+		of.Role = role
+	}
+	if _, ok := c.model.Weights[of]; !ok {
 		return fmt.Errorf("calibrate: %v is no matrix of the model", s)
 	}
 	if count < 1 {
@@ -215,9 +215,9 @@ func (c *Calibration) tap(s spec.Slot, sumsq []float64, count int) error {
 			return fmt.Errorf("calibrate: %v: column %d has a sum of squares of %g: the model's activations are not finite", s, i, v)
 		}
 	}
-	roles := shared[s.Role]
+	roles := shared[of.Role]
 	if roles == nil {
-		roles = []spec.Role{s.Role}
+		roles = []spec.Role{of.Role}
 	}
 	seen := map[string]bool{}
 	for _, role := range roles {
@@ -240,6 +240,13 @@ func (c *Calibration) add(s spec.Slot, name string, sumsq []float64, count int) 
 	if !strings.HasPrefix(name, "blk.") && !(c.output && name == "output.weight") {
 		return nil
 	}
+	if of := absorbed[s.Role]; of != "" || s.Role == spec.KB || s.Role == spec.VB {
+		// attn_kv_b makes keys and values of latents; attn_k_b and attn_v_b are
+		// absorbed.
+		if apart := strings.HasSuffix(name, ".attn_kv_b.weight"); apart == (of != "") {
+			return nil
+		}
+	}
 	t, ok := c.tensors[name]
 	if !ok {
 		return fmt.Errorf("calibrate: %v: the file has no tensor %s", s, name)
@@ -256,10 +263,6 @@ func (c *Calibration) add(s spec.Slot, name string, sumsq []float64, count int) 
 		}
 	}
 	if len(sumsq) != width {
-		if s.Role == spec.KB || s.Role == spec.VB {
-			c.leftOut[name] = true
-			return nil
-		}
 		return fmt.Errorf("calibrate: %v: sums of %d columns: tensor %s has %d", s, len(sumsq), name, width)
 	}
 	l := c.at(s.Layer)
@@ -285,7 +288,7 @@ func (c *Calibration) add(s spec.Slot, name string, sumsq []float64, count int) 
 // needed are the roles of matrices that an engine must tap where they are, by
 // themselves.
 var needed = []spec.Role{
-	spec.Q, spec.AttnOut, spec.QA, spec.QB, spec.KVA, spec.Router, spec.SharedRouter, spec.SharedGate, spec.SharedDown, spec.ConvIn, spec.ConvOut,
+	spec.Q, spec.AttnOut, spec.QA, spec.QB, spec.KVA, spec.KB, spec.VB, spec.Router, spec.SharedRouter, spec.SharedGate, spec.SharedDown, spec.ConvIn, spec.ConvOut,
 }
 
 // finish marks a layer as done, if nothing of it is missing.

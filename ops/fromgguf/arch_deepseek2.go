@@ -29,7 +29,7 @@ var _ = register(architecture{
 			p.scoring = spec.ScoreSigmoid
 		}
 		// The converter writes a tenth of mscale_all_dim.
-		p.logMultiplier = p.numberOr("rope.scaling.yarn_log_multiplier", 0) / 0.1
+		p.logMultiplier = float64(float32(p.numberOr("rope.scaling.yarn_log_multiplier", 0)) / float32(0.1))
 		if p.numberOr("attention.temperature_scale", 0) != 0 {
 			p.fail("metadata %q: attention with a temperature cannot be run here", p.arch+".attention.temperature_scale")
 		}

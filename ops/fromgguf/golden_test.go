@@ -1,19 +1,16 @@
 package fromgguf_test
 
 import (
-	"archive/zip"
 	"context"
-	"encoding/binary"
 	"encoding/json"
-	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"testing/fstest"
 
 	"github.com/modelpipe/modelpipe/convert"
+	"github.com/modelpipe/modelpipe/internal/golden"
 	"github.com/modelpipe/modelpipe/ops/fromgguf"
 	"github.com/modelpipe/modelpipe/ops/plain"
 	"github.com/modelpipe/modelpipe/ops/spec"
@@ -26,19 +23,7 @@ const goldens = "../../convert/testdata/golden"
 // as it is read; preset "" is --type auto.
 func converted(t testing.TB, name, preset string) (*convert.Plan, *convert.View) {
 	t.Helper()
-	archive, err := zip.OpenReader(filepath.Join(goldens, name, "hf.zip"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer archive.Close()
-	source := fstest.MapFS{}
-	for _, f := range archive.File {
-		data, err := fs.ReadFile(archive, f.Name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		source[f.Name] = &fstest.MapFile{Data: data}
-	}
+	source := golden.Unzip(t, filepath.Join(goldens, name, "hf.zip"))
 	options := convert.Options{Source: name, Name: "tiny"}
 	if preset != "" {
 		options.Types = convert.NewTypePolicy(quantize.Recipe{Preset: preset}, nil, "")
@@ -82,28 +67,7 @@ func expected(t testing.TB, dir string) ([]int32, [][]float64) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return e.IDs, rowsOf(t, filepath.Join(dir, "expected.f32"), e.Shape[1])
-}
-
-// rowsOf reads rows of width little-endian float32.
-func rowsOf(t testing.TB, file string, width int) [][]float64 {
-	t.Helper()
-	data, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(data) == 0 || len(data)%(4*width) != 0 {
-		t.Fatalf("%s: %d bytes are no rows of %d", file, len(data), width)
-	}
-	var rows [][]float64
-	for ; len(data) > 0; data = data[4*width:] {
-		row := make([]float64, width)
-		for i := range row {
-			row[i] = float64(math.Float32frombits(binary.LittleEndian.Uint32(data[4*i:])))
-		}
-		rows = append(rows, row)
-	}
-	return rows
+	return e.IDs, golden.Rows(t, filepath.Join(dir, "expected.f32"), e.Shape[1])
 }
 
 // agree compares what a model gives with what is expected: rows are those of
@@ -227,7 +191,7 @@ func TestAgainstRuntime(t *testing.T) {
 			if m.Blocks[0].FFN.Activation == spec.GELUTanh {
 				most = 1e-6 // llama.cpp looks GELU up in a table of 16-bit floats
 			}
-			agree(t, m, ids, rowsOf(t, file, width), 3, 4, most)
+			agree(t, m, ids, golden.Rows(t, file, width), 3, 4, most)
 		})
 	}
 }

@@ -114,7 +114,7 @@ func (k *keys) need(key string, ok bool) {
 	}
 }
 
-// count is a uint32 of at most most; def where the key is missing.
+// countOr is a uint32 of at most most; def where the key is missing.
 func (k *keys) countOr(key string, def, most int) int {
 	v, ok := get[uint32](k, key)
 	if !ok {

@@ -3,7 +3,10 @@ package fromgguf_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
+	"math"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -208,15 +211,107 @@ func (s *shortened) ReadAt(p []byte, off int64) (int, error) {
 	return s.Reader.ReadAt(p, off)
 }
 
+// FuzzOpen opens files with any header before zeros, and reads a row of each
+// weight.
 func FuzzOpen(f *testing.F) {
-	for _, name := range []string{"deepseek2", "gemma3", "lfm2", "bert"} {
-		f.Add(loaded(f, name, "").bytes(f))
+	for _, name := range []string{"deepseek2", "gemma3", "lfm2", "bert", "llama4"} {
+		file := loaded(f, name, "")
+		file.header.Metadata = slices.DeleteFunc(file.header.Metadata, func(kv gguf.KV) bool { return strings.HasPrefix(kv.Key, "tokenizer.") })
+		file.header.Metadata.Set(name+".vocab_size", uint32(512))
+		file.header.Metadata.Set("tokenizer.ggml.token_type_count", uint32(2))
+		head, err := file.header.AppendBinary(nil)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(head)
 	}
-	f.Fuzz(func(_ *testing.T, data []byte) {
-		if m, err := fromgguf.OpenAt("m.gguf", bytes.NewReader(data), int64(len(data))); err == nil {
-			for _, w := range m.Weights {
-				_, _ = w.Floats(context.Background())
+	f.Fuzz(func(t *testing.T, head []byte) {
+		file := zeroed{head, int64(len(head)) + 1<<21}
+		m, err := fromgguf.OpenAt("m.gguf", file, file.size)
+		if err != nil {
+			return
+		}
+		for s, w := range m.Weights {
+			if err := w.Read(context.Background(), make([]float32, w.Cols), 0); err != nil {
+				t.Errorf("%v: %v", s, err)
 			}
 		}
 	})
+}
+
+// TestHostile gives each key of an architecture values that no model has, and
+// changes bytes of the header at random: errors are right, panics are not, and
+// of what opens every weight can be read.
+func TestHostile(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	for _, name := range []string{"deepseek2", "gemma3", "lfm2", "llama4", "phi3-longrope", "modernbert"} {
+		file := loaded(t, name, "f32")
+		opens := func(what string) {
+			data := file.bytes(t)
+			m, err := fromgguf.OpenAt("m.gguf", bytes.NewReader(data), int64(len(data)))
+			if err != nil {
+				return
+			}
+			for s, w := range m.Weights {
+				if err := w.Read(context.Background(), make([]float32, w.Cols), w.Rows-1); err != nil {
+					t.Errorf("%s: %s: %v: %v", name, what, s, err)
+				}
+			}
+		}
+		for i, kv := range file.header.Metadata {
+			var values []any
+			switch kv.Value.(type) {
+			case uint32:
+				values = []any{uint32(0), uint32(1), uint32(3), uint32(1 << 16), uint32(math.MaxUint32)}
+			case float32:
+				values = []any{float32(0), float32(-1), float32(math.NaN()), float32(math.Inf(1)), float32(math.MaxFloat32)}
+			case []int32:
+				values = []any{[]int32{}, []int32{-1, 0, 1}, []int32{math.MaxInt32, math.MaxInt32, math.MaxInt32}}
+			}
+			for _, v := range values {
+				file.header.Metadata[i].Value = v
+				if kv.Key != "general.alignment" {
+					opens(fmt.Sprint(kv.Key, " ", v))
+				}
+			}
+			file.header.Metadata[i].Value = kv.Value
+		}
+		head, err := file.header.AppendBinary(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 400 {
+			changed := slices.Clone(head)
+			for range 1 + random.IntN(3) {
+				changed[random.IntN(len(changed))] = byte(random.Uint32())
+			}
+			z := zeroed{changed, int64(len(changed)) + 1<<22}
+			if m, err := fromgguf.OpenAt("m.gguf", z, z.size); err == nil {
+				if err := m.Check(); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	}
+}
+
+// zeroed is a file that begins with head; the rest is zeros.
+type zeroed struct {
+	head []byte
+	size int64
+}
+
+func (z zeroed) ReadAt(p []byte, off int64) (int, error) {
+	if off >= z.size {
+		return 0, io.EOF
+	}
+	n := int(min(int64(len(p)), z.size-off))
+	clear(p[:n])
+	if off < int64(len(z.head)) {
+		copy(p[:n], z.head[off:])
+	}
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
 }

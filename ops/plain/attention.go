@@ -9,9 +9,10 @@ import (
 // attention is what a block's attention adds to the residual stream.
 func (f *forward) attention(layer int, a *spec.Attention, x [][]float64) [][]float64 {
 	at := func(r spec.Role) spec.Slot { return spec.At(layer, r) }
-	var q, k, v [][]float64
+	var q, k, v, latents [][]float64
 	if a.MLA != nil {
-		q, k, v = f.latent(layer, a, x)
+		q, k, v, latents = f.latent(layer, a, x)
+		f.show(at(spec.AbsorbedKB), withoutPositions(a, q))
 	} else {
 		q, k, v = f.mul(at(spec.Q), x), f.mul(at(spec.K), x), f.mul(at(spec.V), x)
 	}
@@ -47,6 +48,10 @@ func (f *forward) attention(layer int, a *spec.Attention, x [][]float64) [][]flo
 
 	sinks := f.vector(at(spec.Sinks))
 	y := zeros(len(x), a.Heads*a.ValueDim)
+	var mixed [][]float64 // latents that each head attends to
+	if a.MLA != nil && f.Input != nil {
+		mixed = zeros(len(x), a.Heads*a.MLA.KVRank)
+	}
 	for h := range a.Heads {
 		kv := h / (a.Heads / a.KVHeads)
 		slope := slope(a, h)
@@ -70,15 +75,36 @@ func (f *forward) attention(layer int, a *spec.Attention, x [][]float64) [][]flo
 				for d, value := range head(v[j], kv, a.ValueDim) {
 					out[d] += p[n] * value
 				}
+				if mixed != nil {
+					to := head(mixed[i], h, a.MLA.KVRank)
+					for d, value := range latents[j] {
+						to[d] += p[n] * value
+					}
+				}
 			}
 		}
+	}
+	if mixed != nil {
+		f.show(at(spec.AbsorbedVB), mixed)
 	}
 	return f.mul(at(spec.AttnOut), f.norm(a.InnerNorm, at(spec.AttnInner), y))
 }
 
+// withoutPositions is the part of each head's query that no position turns.
+func withoutPositions(a *spec.Attention, q [][]float64) [][]float64 {
+	y := zeros(len(q), a.Heads*a.MLA.Nope)
+	for t := range q {
+		for h := range a.Heads {
+			copy(head(y[t], h, a.MLA.Nope), head(q[t], h, a.KeyDim))
+		}
+	}
+	return y
+}
+
 // latent returns the queries, keys and values of DeepSeek's attention, each
-// head with its own copy of the rotary part of the key.
-func (f *forward) latent(layer int, a *spec.Attention, x [][]float64) (q, k, v [][]float64) {
+// head with its own copy of the rotary part of the key, and the latents that
+// keys and values are made of.
+func (f *forward) latent(layer int, a *spec.Attention, x [][]float64) (q, k, v, latents [][]float64) {
 	at := func(r spec.Role) spec.Slot { return spec.At(layer, r) }
 	l := a.MLA
 	if l.QRank > 0 {
@@ -86,7 +112,8 @@ func (f *forward) latent(layer int, a *spec.Attention, x [][]float64) (q, k, v [
 	} else {
 		q = f.mul(at(spec.Q), x)
 	}
-	latents, rotary := make([][]float64, len(x)), make([][]float64, len(x))
+	latents = make([][]float64, len(x))
+	rotary := make([][]float64, len(x))
 	for t, row := range f.mul(at(spec.KVA), x) {
 		latents[t], rotary[t] = row[:l.KVRank], row[l.KVRank:]
 	}
@@ -100,7 +127,7 @@ func (f *forward) latent(layer int, a *spec.Attention, x [][]float64) (q, k, v [
 			copy(key[l.Nope:], rotary[t])
 		}
 	}
-	return q, k, f.mul(at(spec.VB), latents)
+	return q, k, f.mul(at(spec.VB), latents), latents
 }
 
 // head is head h of a row of heads of dim values.

@@ -27,7 +27,8 @@ type Runner struct {
 	Model *spec.Model
 
 	// Input is called with what each matrix is multiplied by, before it is:
-	// with experts, the rows of the tokens that chose the expert.
+	// with experts, the rows of the tokens that chose the expert. With latent
+	// attention it also gets what the absorbed matrices would be multiplied by.
 	Input func(s spec.Slot, x [][]float64)
 
 	// Trace is called with the residual stream after the embedding (layer

@@ -67,12 +67,17 @@ func (f *forward) addRow(x []float64, s spec.Slot, row int) {
 	}
 }
 
-// mul is x times the transpose of a matrix, plus its bias where it has one:
-// y[t][r] = sum over c of W[r][c]*x[t][c], plus bias[r].
-func (f *forward) mul(s spec.Slot, x [][]float64) [][]float64 {
+// show tells of what a matrix is multiplied by.
+func (f *forward) show(s spec.Slot, x [][]float64) {
 	if f.Input != nil && f.err == nil {
 		f.Input(s, x)
 	}
+}
+
+// mul is x times the transpose of a matrix, plus its bias where it has one:
+// y[t][r] = sum over c of W[r][c]*x[t][c], plus bias[r].
+func (f *forward) mul(s spec.Slot, x [][]float64) [][]float64 {
+	f.show(s, x)
 	rows := f.model.Weights[s].Rows
 	y := zeros(len(x), rows)
 	if len(x) == 0 {

@@ -297,6 +297,12 @@ const (
 	KB      Role = "k_b"       // [Heads*Nope, KVRank]
 	VB      Role = "v_b"       // [Heads*ValueDim, KVRank]
 
+	// llama.cpp absorbs KB and VB: it multiplies queries by the one and, after
+	// attention, mixed latents by the other. These have no weights; engines
+	// that show the inputs of matrices show those inputs under them.
+	AbsorbedKB Role = "k_b.absorbed" // the queries' values without positions, [Heads*Nope]
+	AbsorbedVB Role = "v_b.absorbed" // the latents that each head attends to, [Heads*KVRank]
+
 	ConvIn   Role = "conv_in"   // [3*Width, Width]
 	ConvTaps Role = "conv_taps" // [Width, Kernel]
 	ConvOut  Role = "conv_out"  // [Width, Width]
