@@ -1,0 +1,82 @@
+package validate
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/text/unicode/norm"
+
+	"github.com/modelpipe/modelpipe/tokenizer"
+)
+
+func TestCorpusIsNormal(t *testing.T) {
+	for _, text := range corpus {
+		if !norm.NFC.IsNormalString(text) {
+			t.Errorf("%q is not in normal form C", text)
+		}
+	}
+}
+
+// TestTokens holds the files that the converter makes to their sources. The
+// tiny Gemmas have the tokenizer of another family, which puts a space in
+// front where the architecture puts none.
+func TestTokens(t *testing.T) {
+	for _, name := range goldenNames(t, "gemma") {
+		t.Run(name, func(t *testing.T) {
+			source := goldenModel(t, name)
+			files, err := tokenizer.Load(source)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, err := files.Encoder()
+			if err != nil {
+				t.Fatal(err)
+			}
+			m := openGGUF(t, converted(t, source, name, "")).Header.Metadata
+			got, err := tokenizer.NewGGUFEncoder(m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			v, err := tokenizer.FromMetadata(m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := compareTokens(want, got, v, normalizers(files), strings.Repeat("Once upon a time.\n", 10))
+			if !r.Equal {
+				t.Errorf("%d of %d differ: %s", r.Differing, r.Texts, strings.Join(r.Differences, "\n"))
+			}
+		})
+	}
+}
+
+// TestTokensDiffer shifts two tokens of a vocabulary.
+func TestTokensDiffer(t *testing.T) {
+	source := goldenModel(t, "llama3")
+	files, err := tokenizer.Load(source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := files.Encoder()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := openGGUF(t, converted(t, source, "llama3", "")).Header.Metadata
+	tokens, err := m.Strings("tokenizer.ggml.tokens")
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := slices.Index(tokens, "e")
+	tokens[e], tokens[e+1] = tokens[e+1], tokens[e]
+	got, err := tokenizer.NewGGUFEncoder(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := tokenizer.FromMetadata(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := compareTokens(want, got, v, normalizers(files), ""); r.Equal || len(r.Differences) == 0 {
+		t.Errorf("a shifted token is not seen: %+v", r)
+	}
+}
