@@ -100,7 +100,7 @@ func pieces(text string) []string {
 }
 
 // compareTokens holds the file's tokenizer to the source's on the corpus, the
-// special tokens and text. normalizers are those of the source's tokenizer.
+// special tokens and text, and each token's text to the source's. normalizers are those of the source's tokenizer.
 func compareTokens(source, file tokenizer.Encoder, v *tokenizer.Vocabulary, normalizers []string, text string) TokensResult {
 	r := TokensResult{Excused: map[string]int{}}
 	texts := slices.Concat(corpus, specialTexts(v), pieces(text))
@@ -125,8 +125,24 @@ func compareTokens(source, file tokenizer.Encoder, v *tokenizer.Vocabulary, norm
 			}
 		}
 	}
+	for id := range v.Tokens {
+		a, b := bare(source.Decode([]int32{int32(id)})), bare(file.Decode([]int32{int32(id)}))
+		if a == b || a == "" || b == "" {
+			continue
+		}
+		r.Differing++
+		if len(r.Differences) < maxDifferences {
+			r.Differences = append(r.Differences, fmt.Sprintf("token %d: the source's is %q, the file's %q", id, a, b))
+		}
+	}
 	r.Equal = r.Differing == 0
 	return r
+}
+
+// bare is a token's text without what decoders treat differently: spaces, and
+// the mark of a WordPiece that continues a word.
+func bare(s string) string {
+	return strings.ReplaceAll(strings.TrimPrefix(s, "##"), " ", "")
 }
 
 func excuse(v *tokenizer.Vocabulary, normalizers []string, text string, d *tokenizer.Difference) string {

@@ -1,0 +1,53 @@
+package validate
+
+import (
+	_ "embed"
+	"fmt"
+	"slices"
+
+	"github.com/modelpipe/modelpipe/tokenizer"
+)
+
+// DefaultText is what is measured on where no text is given: prose of several
+// kinds and languages, code, two scenes of Shakespeare's and technical
+// documentation, about 6000 tokens of a usual vocabulary.
+//
+//go:embed text.txt
+var DefaultText string
+
+// The measurement's defaults.
+const (
+	DefaultChunks = 8
+	DefaultCtx    = 512
+)
+
+// cutChunks makes chunks of ctx tokens of a text, as llama-perplexity does: the
+// text is encoded as a whole, with the special tokens that the vocabulary asks
+// for, and cut every ctx tokens; where the vocabulary asks for a BOS it takes
+// the place of each chunk's first token. n bounds the number of chunks.
+func cutChunks(e tokenizer.Encoder, v *tokenizer.Vocabulary, text string, n, ctx int) ([][]int32, error) {
+	ids, err := e.Encode(text, tokenizer.EncodeOptions{AddSpecial: true})
+	if err != nil {
+		return nil, fmt.Errorf("encode the text: %w", err)
+	}
+	if len(ids) < ctx {
+		return nil, fmt.Errorf("the text is %d tokens: shorter than a chunk of %d", len(ids), ctx)
+	}
+	bos, hasBOS := v.SpecialID("bos")
+	addsBOS := hasBOS && bos >= 0 && ids[0] == bos && addsBOS(e, bos)
+	var chunks [][]int32
+	for at := 0; at+ctx <= len(ids) && len(chunks) < n; at += ctx {
+		chunk := slices.Clone(ids[at : at+ctx])
+		if addsBOS {
+			chunk[0] = bos
+		}
+		chunks = append(chunks, chunk)
+	}
+	return chunks, nil
+}
+
+// addsBOS says whether an encoder puts a BOS in front of a text.
+func addsBOS(e tokenizer.Encoder, bos int32) bool {
+	ids, err := e.Encode("a", tokenizer.EncodeOptions{AddSpecial: true})
+	return err == nil && len(ids) > 0 && ids[0] == bos
+}
