@@ -2,9 +2,12 @@ package validate
 
 import (
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 
 	"github.com/modelpipe/modelpipe/gguf"
+	"github.com/modelpipe/modelpipe/ops/spec"
 )
 
 // A Gate is a condition of a report. Limit and Value are booleans or numbers.
@@ -43,8 +46,8 @@ var stockKLD = []struct{ bits, kld float64 }{
 // ceilingMargin allows for another text and another small model.
 const ceilingMargin = 1.25
 
-// Ceiling is the mean KLD in nats that a quantized file of that many bits per
-// weight may have where the caller sets no limit: the envelope of stock presets
+// Ceiling is the mean KLD in nats that a file whose quantized tensors have that
+// many bits per weight may have where the caller sets no limit: the envelope of stock presets
 // on small models, interpolated in the logarithm, with a margin. Below the
 // lowest row it is that row's, above the highest it goes on falling.
 func Ceiling(bitsPerWeight float64) float64 {
@@ -62,46 +65,55 @@ func Ceiling(bitsPerWeight float64) float64 {
 }
 
 // A file that is not quantized must predict what its source predicts, but for
-// the rounding of its type.
-const (
-	exactNMSE = 1e-6 // the file's types hold every value of the source
-	f16NMSE   = 1e-5
-	bf16NMSE  = 1e-3
-	exactTop1 = 0.98
+// the rounding of its types and for what llama.cpp does in its own way.
+var (
+	exact       = floatGate{1e-6, 0.99, "the file's types hold the source's values"}
+	roundedF16  = floatGate{1e-5, 0.98, "rounding to F16"}
+	runtimeWays = floatGate{1e-4, 0.95, "what llama.cpp computes in its own way: see structure.notes"}
+	roundedBF16 = floatGate{1e-3, 0.95, "rounding to BF16"}
 )
+
+// floatGate is what is demanded of a file that is not quantized.
+type floatGate struct {
+	nmse, top1 float64
+	why        string
+}
 
 // quantized says whether a file has tensors in types that round in blocks.
 func quantized(h *gguf.Header) bool {
 	for _, t := range h.Tensors {
-		switch t.Type {
-		case gguf.F32, gguf.F16, gguf.BF16, gguf.F64, gguf.I8, gguf.I16, gguf.I32, gguf.I64:
-		default:
+		if t.Type.BlockElements() > 1 {
 			return true
 		}
 	}
 	return false
 }
 
-// floatLimit is the NMSE that a file of plain numbers may have, given the
-// types of both sides' tensors.
-func floatLimit(file *gguf.Header, sourceTypes map[string]bool) (float64, string) {
-	limit, why := exactNMSE, "the file's types hold the source's values"
-	for _, t := range file.Tensors {
-		switch name := t.Type.String(); {
-		case t.Type == gguf.BF16 && !sourceTypes[name] && limit < bf16NMSE:
-			limit, why = bf16NMSE, "rounding to BF16"
-		case t.Type == gguf.F16 && !sourceTypes[name] && limit < f16NMSE:
-			limit, why = f16NMSE, "rounding to F16"
+// floatLimits are the limits of a file that is not quantized, by the types of
+// the weights on both sides. noted says that llama.cpp does something in its
+// own way.
+func floatLimits(source, file *spec.Model, noted bool) floatGate {
+	gate := exact
+	if noted {
+		gate = runtimeWays
+	}
+	for s, w := range file.Weights {
+		from := source.Weights[s].Type
+		switch {
+		case w.Type == "BF16" && from != "BF16":
+			return roundedBF16
+		case w.Type == "F16" && from != "F16" && gate == exact:
+			gate = roundedF16
 		}
 	}
-	return limit, why
+	return gate
 }
 
 // finite fails where a figure is no number: a comparison of them would say
 // nothing.
 func finite(figures map[string]float64) error {
-	for name, x := range figures {
-		if math.IsNaN(x) || math.IsInf(x, 0) {
+	for _, name := range slices.Sorted(maps.Keys(figures)) {
+		if x := figures[name]; math.IsNaN(x) || math.IsInf(x, 0) {
 			return fmt.Errorf("%s is %v: the model's outputs are not finite", name, x)
 		}
 	}

@@ -66,15 +66,18 @@ type SourceInfo struct {
 
 // CandidateInfo says which file was judged.
 type CandidateInfo struct {
-	Name          string           `json:"name"`
-	Size          int64            `json:"size"` // bytes, of all parts
-	SHA256        string           `json:"sha256"`
-	Parts         []FileDigest     `json:"parts,omitempty"` // where it is split; SHA256 is then of the first
-	Architecture  string           `json:"architecture"`
-	Parameters    int64            `json:"parameters"`
-	TensorBytes   int64            `json:"tensor_bytes"`
-	BitsPerWeight float64          `json:"bits_per_weight"`
-	BytesPerType  map[string]int64 `json:"bytes_per_type"`
+	Name          string       `json:"name"`
+	Size          int64        `json:"size"` // bytes, of all parts
+	SHA256        string       `json:"sha256"`
+	Parts         []FileDigest `json:"parts,omitempty"` // where it is split; SHA256 is then of the first
+	Architecture  string       `json:"architecture"`
+	Parameters    int64        `json:"parameters"`
+	TensorBytes   int64        `json:"tensor_bytes"`
+	BitsPerWeight float64      `json:"bits_per_weight"`
+	// BlockBits is the bits per weight of the tensors whose types quantize in
+	// blocks; 0 where there are none.
+	BlockBits    float64          `json:"block_bits"`
+	BytesPerType map[string]int64 `json:"bytes_per_type"`
 }
 
 // FileDigest is one file.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/modelpipe/modelpipe/gguf"
 	"github.com/modelpipe/modelpipe/ops/spec"
 	"github.com/modelpipe/modelpipe/tokenizer"
 )
@@ -20,6 +21,9 @@ type StructureResult struct {
 	Tensors      int      `json:"tensors"`      // of the file
 	Weights      int      `json:"weights"`      // that the architecture needs or has
 	Differences  []string `json:"differences,omitempty"`
+	// Notes are where llama.cpp computes something else than the source, which
+	// no file can mend.
+	Notes []string `json:"notes,omitempty"`
 }
 
 // An OtherModelError says that the candidate is not a conversion of the source.
@@ -48,13 +52,15 @@ func sameModel(source, file *spec.Model) error {
 }
 
 // compareSpecs says in words how two specifications of one model differ in
-// what they compute. It does not matter what a reader can choose freely: the
-// names of family and tensors, in which order the pairs of a rotary embedding
-// are stored (the rows of the weights are compared with that order undone), and
-// whether one is added to a norm's weight when it is used or when it was stored
-// (the sums are compared with the weights).
-func compareSpecs(source, file *spec.Model) []string {
-	var c comparer
+// what they compute, and notes what is llama.cpp's. m is the file's metadata.
+//
+// It does not matter what a reader can choose freely: the names of family and
+// tensors, in which order the pairs of a rotary embedding are stored (the rows
+// of the weights are compared with that order undone), and whether one is added
+// to a norm's weight when it is used or when it was stored (the sums are
+// compared with the weights).
+func compareSpecs(source, file *spec.Model, m gguf.Metadata) (differences, notes []string) {
+	c := comparer{limits: limitsOf(m)}
 	if source.Context > 0 {
 		c.compare("context", source.Context, file.Context)
 	}
@@ -62,15 +68,75 @@ func compareSpecs(source, file *spec.Model) []string {
 	c.compare("final norm", source.FinalNorm, file.FinalNorm)
 	c.compare("head", source.Head, file.Head)
 	c.compare("pooling", source.Pooling, file.Pooling)
-	perBlock := make([][]string, len(source.Blocks))
+	perBlock, noted := make([][]string, len(source.Blocks)), make([][]string, len(source.Blocks))
 	for i := range source.Blocks {
-		block := comparer{context: max(source.Context, file.Context)}
-		block.compare("", source.Blocks[i], file.Blocks[i])
+		block := comparer{limits: c.limits, context: max(source.Context, file.Context)}
+		block.compare("", plainRouting(source, i), plainRouting(file, i))
 		block.slots(source, file, i)
-		perBlock[i] = block.lines
+		perBlock[i], noted[i] = block.lines, block.notes
 	}
 	c.slots(source, file, spec.None)
-	return append(c.lines, perLayer(perBlock)...)
+	return append(c.lines, perLayer(perBlock)...), append(c.notes, perLayer(noted)...)
+}
+
+// plainRouting is block i of a model with the one of two ways to say the same
+// routing: a softmax over all experts that is normalized over the chosen ones
+// is a softmax over the chosen ones.
+func plainRouting(m *spec.Model, i int) spec.Block {
+	b := m.Blocks[i]
+	if b.FFN.MoE == nil {
+		return b
+	}
+	moe := *b.FFN.MoE
+	_, corrected := m.Weights[spec.At(i, spec.RouterCorrection)]
+	if moe.Scoring == spec.ScoreSoftmax && moe.Normalize && moe.NormEps < 1e-9 && moe.Groups <= 1 && !corrected {
+		moe.Scoring = spec.ScoreSoftmaxSelected
+	}
+	if moe.Scoring == spec.ScoreSoftmaxSelected {
+		moe.Normalize, moe.NormEps = false, 0
+	}
+	b.FFN.MoE = &moe
+	return b
+}
+
+// runtimeLimits is what of a file's metadata llama.cpp does in its own way.
+type runtimeLimits struct {
+	window int64 // that the file states
+	yarn   bool
+}
+
+func limitsOf(m gguf.Metadata) runtimeLimits {
+	var l runtimeLimits
+	arch, err := m.String("general.architecture")
+	if err != nil {
+		return l
+	}
+	if n, err := m.Int(arch + ".attention.sliding_window"); err == nil {
+		l.window = n
+	}
+	if kind, err := m.String(arch + ".rope.scaling.type"); err == nil {
+		l.yarn = kind == "yarn"
+	}
+	return l
+}
+
+// note says which difference llama.cpp makes of itself; "" where it makes none.
+func (l runtimeLimits) note(field string, source, file reflect.Value) string {
+	switch field {
+	case "Activation":
+		if source.String() == string(spec.GELU) && file.String() == string(spec.GELUTanh) {
+			return "llama.cpp computes GELU by its tanh approximation"
+		}
+	case "Window":
+		if source.Int() == l.window && file.Int() == 0 {
+			return fmt.Sprintf("llama.cpp does not apply the window of %d positions that the file states", l.window)
+		}
+	case "InvFreq":
+		if n := source.Len(); l.yarn && n > 1 && n == file.Len() && near(source.Index(0).Float(), file.Index(0).Float()) && near(source.Index(n-1).Float(), file.Index(n-1).Float()) {
+			return "llama.cpp rounds the range of dimensions in which YaRN blends"
+		}
+	}
+	return ""
 }
 
 // perLayer writes the lines of blocks, those that several blocks share once.
@@ -114,8 +180,10 @@ func layerRange(layers []int) string {
 }
 
 type comparer struct {
+	limits  runtimeLimits
 	context int // positions of the model; 0 where it is not known
 	lines   []string
+	notes   []string
 }
 
 func (c *comparer) differ(path string, source, file any) {
@@ -152,7 +220,15 @@ func (c *comparer) walk(path string, a, b reflect.Value) {
 			if field == "Window" && c.unseen(a.Field(i).Int()) && c.unseen(b.Field(i).Int()) {
 				continue
 			}
+			before := len(c.lines)
 			c.walk(join(path, words(field)), a.Field(i), b.Field(i))
+			if len(c.lines) == before {
+				continue
+			}
+			if note := c.limits.note(field, a.Field(i), b.Field(i)); note != "" {
+				c.lines = c.lines[:before]
+				c.notes = append(c.notes, note)
+			}
 		}
 	case reflect.Slice:
 		if a.Len() != b.Len() {
@@ -182,7 +258,7 @@ func (c *comparer) unseen(window int64) bool {
 }
 
 func near(a, b float64) bool {
-	return a == b || math.Abs(a-b) <= floatTolerance*max(math.Abs(a), math.Abs(b))
+	return math.Abs(a-b) <= max(1e-15, floatTolerance*max(math.Abs(a), math.Abs(b)))
 }
 
 func presence(v reflect.Value) string {

@@ -2,8 +2,10 @@ package validate
 
 import (
 	_ "embed"
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/modelpipe/modelpipe/tokenizer"
 )
@@ -50,4 +52,30 @@ func cutChunks(e tokenizer.Encoder, v *tokenizer.Vocabulary, text string, n, ctx
 func addsBOS(e tokenizer.Encoder, bos int32) bool {
 	ids, err := e.Encode("a", tokenizer.EncodeOptions{AddSpecial: true})
 	return err == nil && len(ids) > 0 && ids[0] == bos
+}
+
+// cutParagraphs encodes the first n paragraphs of a text, each with the
+// vocabulary's special tokens and cut to at most ctx tokens.
+func cutParagraphs(e tokenizer.Encoder, text string, n, ctx int) ([][]int32, error) {
+	var out [][]int32
+	for paragraph := range strings.SplitSeq(text, "\n\n") {
+		if paragraph = strings.TrimSpace(paragraph); paragraph == "" {
+			continue
+		}
+		ids, err := e.Encode(paragraph, tokenizer.EncodeOptions{AddSpecial: true})
+		if err != nil {
+			return nil, fmt.Errorf("encode the text: %w", err)
+		}
+		if len(ids) > ctx {
+			ids[ctx-1] = ids[len(ids)-1] // the token that ends a text
+			ids = ids[:ctx]
+		}
+		if out = append(out, ids); len(out) == n {
+			break
+		}
+	}
+	if len(out) == 0 {
+		return nil, errors.New("the text has no paragraph")
+	}
+	return out, nil
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/modelpipe/modelpipe/ops/fromgguf"
 	"github.com/modelpipe/modelpipe/ops/measure"
 	"github.com/modelpipe/modelpipe/ops/spec"
+	"github.com/modelpipe/modelpipe/quantize"
 	"github.com/modelpipe/modelpipe/tokenizer"
 )
 
@@ -81,6 +82,10 @@ type Options struct {
 	// and the candidate must not be worse. It is the caller's, since this
 	// package knows no converter.
 	Stock func(ctx context.Context, maxBytes int64) (*StockFile, error)
+
+	// Imatrix is the importance matrix that the candidate was made with; nil
+	// where there was none or it is not at hand.
+	Imatrix *quantize.Imatrix
 
 	// Runtime is the address of a llama.cpp server that runs the candidate.
 	Runtime string
@@ -222,6 +227,7 @@ func (j *judgement) open() error {
 	if len(c.Parts) > 1 {
 		info.Parts = c.Parts
 	}
+	var blockBytes, blockWeights int64
 	for _, t := range j.header.Tensors {
 		n, err := t.Elements()
 		if err != nil {
@@ -234,7 +240,12 @@ func (j *judgement) open() error {
 		info.Parameters += n
 		info.TensorBytes += size
 		info.BytesPerType[t.Type.String()] += size
+		if t.Type.BlockElements() > 1 {
+			blockBytes += size
+			blockWeights += n
+		}
 	}
+	info.BlockBits = 8 * float64(blockBytes) / float64(max(1, blockWeights))
 	info.BitsPerWeight = 8 * float64(info.TensorBytes) / float64(max(1, info.Parameters))
 	digest := sha256.Sum256([]byte(j.Text))
 	j.report = Report{
@@ -266,9 +277,8 @@ func (j *judgement) structure(context.Context) error {
 	r := &StructureResult{
 		Architecture: j.report.Candidate.Architecture, Family: j.source.Model.Family,
 		Tensors: len(j.header.Tensors), Weights: len(j.model.Weights),
-		Differences: compareSpecs(j.source.Model, j.model),
 	}
-	r.OK = len(r.Differences) == 0
+	r.Differences, r.Notes = compareSpecs(j.source.Model, j.model, j.header.Metadata)
 	j.report.Structure = r
 	j.gate(mustHold("structure.ok", r.OK, "the file states what the source states"))
 	return nil
@@ -310,11 +320,7 @@ func (j *judgement) template(context.Context) error {
 }
 
 func (j *judgement) weights(ctx context.Context) error {
-	tensors := map[string]gguf.TensorInfo{}
-	for _, t := range j.header.Tensors {
-		tensors[t.Name] = t
-	}
-	r, err := compareWeights(ctx, j.source.Model, j.model, tensors, func(done, total int) {
+	r, err := compareWeights(ctx, j.source.Model, j.model, j.header, j.Imatrix, func(done, total int) {
 		j.Progress(fmt.Sprintf("weights: tensor %d of %d", done, total))
 	})
 	if err != nil {
@@ -330,28 +336,19 @@ func (j *judgement) weights(ctx context.Context) error {
 	return nil
 }
 
-// sourceTypes are the types that the source's tensors are stored in.
-func (j *judgement) sourceTypes() map[string]bool {
-	types := map[string]bool{}
-	for _, w := range j.source.Model.Weights {
-		types[w.Type] = true
-	}
-	return types
-}
-
 func (j *judgement) logits(ctx context.Context) error {
 	if j.enc == nil {
 		return errors.New("the file has no vocabulary to encode the text with")
-	}
-	chunks, err := cutChunks(j.enc, j.vocab, j.Text, j.Chunks, j.Ctx)
-	if err != nil {
-		return err
 	}
 	if n := j.model.Context; n > 0 && j.Ctx > n {
 		return fmt.Errorf("chunks of %d tokens: the model was made for %d", j.Ctx, n)
 	}
 	if j.model.Head == nil {
-		return j.hiddenStates(ctx, chunks)
+		return j.hiddenStates(ctx)
+	}
+	chunks, err := cutChunks(j.enc, j.vocab, j.Text, j.Chunks, j.Ctx)
+	if err != nil {
+		return err
 	}
 	candidates := []*spec.Model{j.model}
 	var stock *StockFile
@@ -386,6 +383,11 @@ func (j *judgement) logits(ctx context.Context) error {
 	return nil
 }
 
+// noted says that llama.cpp does something in its own way.
+func (j *judgement) noted() bool {
+	return j.report.Structure != nil && len(j.report.Structure.Notes) > 0
+}
+
 // checkComparison refuses figures that are no numbers.
 func checkComparison(r *measure.Comparison) error {
 	if r.Tokens == 0 {
@@ -397,19 +399,20 @@ func checkComparison(r *measure.Comparison) error {
 func (j *judgement) judgeLogits(r *measure.Comparison) {
 	minTop1 := j.MinTop1
 	if quantized(j.header) {
-		limit, why := Ceiling(j.report.Candidate.BitsPerWeight), fmt.Sprintf("the ceiling for %.2f bits per weight", j.report.Candidate.BitsPerWeight)
+		bits := j.report.Candidate.BlockBits
+		limit, why := Ceiling(bits), fmt.Sprintf("the ceiling for %.2f bits per quantized weight", bits)
 		if j.MaxKLD != nil {
 			limit, why = *j.MaxKLD, "asked for"
 		}
 		j.gate(atMost("kld.mean", r.KLD.Mean, limit, why))
 	} else {
-		limit, why := floatLimit(j.header, j.sourceTypes())
-		j.gate(atMost("nmse", r.NMSE, limit, why))
+		limit := floatLimits(j.source.Model, j.model, j.noted())
+		j.gate(atMost("nmse", r.NMSE, limit.nmse, limit.why))
 		if j.MaxKLD != nil {
 			j.gate(atMost("kld.mean", r.KLD.Mean, *j.MaxKLD, "asked for"))
 		}
 		if minTop1 == nil {
-			j.gate(atLeast("top1", r.Top1, exactTop1, "the file is not quantized"))
+			j.gate(atLeast("top1", r.Top1, limit.top1, limit.why))
 		}
 	}
 	if minTop1 != nil {
@@ -440,7 +443,11 @@ const (
 )
 
 // hiddenStates compares the vectors that an encoder gives.
-func (j *judgement) hiddenStates(ctx context.Context, chunks [][]int32) error {
+func (j *judgement) hiddenStates(ctx context.Context) error {
+	chunks, err := cutParagraphs(j.enc, j.Text, j.Chunks, j.Ctx)
+	if err != nil {
+		return err
+	}
 	want, err := j.Engine.Embed(ctx, j.source.Model, chunks)
 	if err != nil {
 		return fmt.Errorf("source: %w", err)
@@ -477,8 +484,8 @@ func (j *judgement) hiddenStates(ctx context.Context, chunks [][]int32) error {
 		j.gate(atMost("nmse", nmse, encoderNMSE, "a quantized encoder"))
 		j.gate(atLeast("cosine", least, encoderCosine, "a quantized encoder"))
 	} else {
-		limit, why := floatLimit(j.header, j.sourceTypes())
-		j.gate(atMost("nmse", nmse, limit, why))
+		limit := floatLimits(j.source.Model, j.model, j.noted())
+		j.gate(atMost("nmse", nmse, limit.nmse, limit.why))
 	}
 	return nil
 }

@@ -29,18 +29,24 @@ import (
 //   - of the same rows' errors, each row scaled to one, the share of their
 //     energy in one direction, divided by that of the encoder's errors.
 const (
-	// The largest ratios that pass. Encoders that weigh columns by importance
-	// are further from the source than the plain one where it matters less:
-	// see docs/validate.md for what was measured.
-	maxRowRatio   = 4
-	maxBlockRatio = 12
-	maxDirection  = 4
-
 	sampleRows  = 192     // of a tensor, evenly spread
 	suspectRows = 64      // of a tensor, those with the largest relative error
 	maxSample   = 8 << 20 // numbers of a tensor that are looked at closely
 	tileNumbers = 1 << 18 // read at a time
 	powerSteps  = 12      // of the power iteration
+)
+
+// limits are the largest ratios that pass (docs/validate.md has what was
+// measured).
+type limits struct{ row, block, direction float64 }
+
+var (
+	// known is for files whose encoder is known, importance matrix and all: it
+	// is the type's own, or another one that is about as good.
+	known = limits{row: 4, block: 12, direction: 4}
+	// weighed is for files that state an importance matrix which is not at
+	// hand: where columns matter less their errors are larger.
+	weighed = limits{row: 12, block: 24, direction: 12}
 )
 
 // WeightsResult says whether the difference between both sides' weights is
@@ -50,6 +56,10 @@ type WeightsResult struct {
 	Tensors    []TensorResult `json:"tensors"`
 	Suspicious []string       `json:"suspicious,omitempty"`
 	NotJudged  []string       `json:"not_judged,omitempty"`
+	// Imatrix says which importance matrix the file was expected to be made
+	// with: "none", "given", or "unknown" where the file states one and none
+	// was given, and the limits are wider.
+	Imatrix string `json:"imatrix"`
 }
 
 // TensorResult is how far one tensor is from its source.
@@ -90,9 +100,20 @@ func grain(t gguf.Type) float64 {
 }
 
 // compareWeights compares every tensor of two specifications of the same
-// structure. tensors are those of the file.
-func compareWeights(ctx context.Context, source, file *spec.Model, tensors map[string]gguf.TensorInfo, progress func(done, total int)) (WeightsResult, error) {
-	r := WeightsResult{OK: true}
+// structure. h is the file's header, imatrix the importance matrix that it was
+// made with, or nil.
+func compareWeights(ctx context.Context, source, file *spec.Model, h *gguf.Header, imatrix *quantize.Imatrix, progress func(done, total int)) (WeightsResult, error) {
+	r := WeightsResult{OK: true, Imatrix: "none"}
+	limit := known
+	if imatrix != nil {
+		r.Imatrix = "given"
+	} else if _, stated := h.Metadata.Get("quantize.imatrix.file"); stated {
+		r.Imatrix, limit = "unknown", weighed
+	}
+	tensors := map[string]gguf.TensorInfo{}
+	for _, t := range h.Tensors {
+		tensors[t.Name] = t
+	}
 	slots := make([]spec.Slot, 0, len(file.Weights))
 	for s := range file.Weights {
 		if w, ok := source.Weights[s]; ok && w.Rows == file.Weights[s].Rows && w.Cols == file.Weights[s].Cols {
@@ -102,21 +123,29 @@ func compareWeights(ctx context.Context, source, file *spec.Model, tensors map[s
 	slices.SortFunc(slots, func(a, b spec.Slot) int {
 		return cmp.Or(cmp.Compare(a.Layer, b.Layer), cmp.Compare(a.Role, b.Role), cmp.Compare(a.Expert, b.Expert))
 	})
+	ropes := map[int]*spec.Rope{}
+	for layer := range file.Blocks {
+		var err error
+		if ropes[layer], err = rotation(ctx, source, file, layer); err != nil {
+			return r, err
+		}
+	}
 	for i, s := range slots {
 		if s.Role == spec.Output && sameTensor(file.Weights[s], file.Weights[spec.Global(spec.TokenEmbd)]) {
 			continue // tied to the embedding
 		}
-		p, err := newPair(source, file, s, tensors)
+		p, err := newPair(source, file, s, ropes[s.Layer], tensors)
 		if err != nil {
 			r.NotJudged = append(r.NotJudged, err.Error())
 			continue
 		}
+		p.imatrix = imatrix
 		t, err := p.judge(ctx)
 		if err != nil {
 			return r, err
 		}
 		r.Tensors = append(r.Tensors, t)
-		r.Suspicious = append(r.Suspicious, t.suspicion()...)
+		r.Suspicious = append(r.Suspicious, t.suspicion(limit)...)
 		if progress != nil {
 			progress(i+1, len(slots))
 		}
@@ -128,15 +157,15 @@ func compareWeights(ctx context.Context, source, file *spec.Model, tensors map[s
 func sameTensor(a, b spec.Weight) bool { return slices.Equal(a.Names, b.Names) }
 
 // suspicion says in words which figures no rounding explains.
-func (t TensorResult) suspicion() []string {
+func (t TensorResult) suspicion(limit limits) []string {
 	var out []string
-	if t.RowRatio > maxRowRatio {
+	if t.RowRatio > limit.row {
 		out = append(out, fmt.Sprintf("tensor %s (%s): row %d is off by %.3g times what %s's rounding explains", t.Name, t.Slot, t.Row, t.RowRatio, t.Type))
 	}
-	if t.BlockRatio > maxBlockRatio {
+	if t.BlockRatio > limit.block {
 		out = append(out, fmt.Sprintf("tensor %s (%s): row %d, columns from %d on, are off by %.3g times what %s's rounding explains", t.Name, t.Slot, t.BlockRow, t.BlockCol, t.BlockRatio, t.Type))
 	}
-	if t.Direction > maxDirection {
+	if t.Direction > limit.direction {
 		out = append(out, fmt.Sprintf("tensor %s (%s): the difference from the source has a direction, %.3g times as strong as that of rounding", t.Name, t.Slot, t.Direction))
 	}
 	return out
@@ -153,10 +182,12 @@ type pair struct {
 	order        func(r int) int // the source's row, within a tile, of a row of the file
 	add          [2]float32      // to the source's numbers and to the file's
 	turned       int             // > 0: blocks of that many rows are stored turned
+	tall         int             // rows of each matrix of a stack, as stored
+	imatrix      *quantize.Imatrix
 	bytes        int64
 }
 
-func newPair(source, file *spec.Model, s spec.Slot, tensors map[string]gguf.TensorInfo) (*pair, error) {
+func newPair(source, file *spec.Model, s spec.Slot, rope *spec.Rope, tensors map[string]gguf.TensorInfo) (*pair, error) {
 	p := &pair{slot: s, source: source.Weights[s], file: file.Weights[s]}
 	p.rows, p.cols = p.file.Rows, p.file.Cols
 	p.name = strings.Join(p.file.Names, ", ")
@@ -173,13 +204,16 @@ func newPair(source, file *spec.Model, s spec.Slot, tensors map[string]gguf.Tens
 		if width := int(info.Shape[0]); width != p.cols && p.rows%width == 0 {
 			p.turned = width
 		}
+		if len(info.Shape) > 2 {
+			p.tall = int(info.Shape[1])
+		}
 	}
 	if rowBytes, err := t.RowBytes(int64(p.encodedCols())); err == nil {
 		p.bytes = int64(p.rows) * int64(p.cols) / int64(p.encodedCols()) * rowBytes
 	} else {
 		return nil, fmt.Errorf("tensor %s: %w", p.name, err)
 	}
-	group, order := rowOrder(source, file, s)
+	group, order := rowOrder(file, s, rope)
 	p.order = order
 	switch {
 	case p.turned > 0:
@@ -253,37 +287,88 @@ func normOffset(m *spec.Model, s spec.Slot) float32 {
 	return n.Offset
 }
 
-// rowOrder says which row of the source is row r of the file, where one side
-// stores a rotary embedding's pairs side by side and the other half a head
-// apart: within groups of so many rows (or columns, where the tensor is one
-// row). It is nil where the orders are the same.
-func rowOrder(source, file *spec.Model, s spec.Slot) (group int, order func(r int) int) {
-	if s.Layer == spec.None {
+// rotation is the file's rotary embedding of a layer where it stores pairs in
+// another order than the source; nil where the orders are the same. A layer
+// without positions has none, but its rows may have been put into the order of
+// the other layers, which changes nothing as long as queries and keys agree:
+// there the rows of the first query head tell.
+func rotation(ctx context.Context, source, file *spec.Model, layer int) (*spec.Rope, error) {
+	a, b := source.Blocks[layer].Attention, file.Blocks[layer].Attention
+	switch {
+	case a == nil || b == nil:
+		return nil, nil
+	case a.Rope != nil && b.Rope != nil:
+		if a.Rope.Interleaved == b.Rope.Interleaved {
+			return nil, nil
+		}
+		return b.Rope, nil
+	case a.Rope != nil || b.Rope != nil || b.MLA != nil:
+		return nil, nil
+	}
+	for i := range file.Blocks {
+		x, y := source.Blocks[i].Attention, file.Blocks[i].Attention
+		if x == nil || y == nil || x.Rope == nil || y.Rope == nil || x.Rope.Interleaved == y.Rope.Interleaved || y.KeyDim != b.KeyDim {
+			continue
+		}
+		q, p := source.Weights[spec.At(layer, spec.Q)], file.Weights[spec.At(layer, spec.Q)]
+		if q.Rows < b.KeyDim || p.Rows < b.KeyDim || q.Cols != p.Cols {
+			return nil, nil
+		}
+		was, is := make([]float32, b.KeyDim*q.Cols), make([]float32, b.KeyDim*q.Cols)
+		if err := errors.Join(q.Read(ctx, was, 0), p.Read(ctx, is, 0)); err != nil {
+			return nil, err
+		}
+		order := pairOrder(y.Rope, b.KeyDim, y.Rope.Start)
+		var same, turned float64
+		for r := range b.KeyDim {
+			for c := range q.Cols {
+				v := float64(is[r*q.Cols+c])
+				d, e := v-float64(was[r*q.Cols+c]), v-float64(was[order(r)*q.Cols+c])
+				same, turned = same+d*d, turned+e*e
+			}
+		}
+		if turned < same {
+			return y.Rope, nil
+		}
+		return nil, nil
+	}
+	return nil, nil
+}
+
+// rowOrder says which row of the source is row r of the file, where the file's
+// rotary embedding stores its pairs in the other order, within groups of so
+// many rows (or columns, where the tensor is one row). It is nil where the
+// tensor is in the same order on both sides.
+func rowOrder(file *spec.Model, s spec.Slot, rope *spec.Rope) (group int, order func(r int) int) {
+	if s.Layer == spec.None || rope == nil {
 		return 0, nil
 	}
-	a, b := source.Blocks[s.Layer].Attention, file.Blocks[s.Layer].Attention
-	if a == nil || b == nil || a.Rope == nil || b.Rope == nil || a.Rope.Interleaved == b.Rope.Interleaved {
-		return 0, nil
-	}
-	// start is the first rotary row of a group.
-	start := b.Rope.Start
+	a := file.Blocks[s.Layer].Attention
+	start := rope.Start // the first rotary row of a group
 	switch role := spec.Role(strings.TrimSuffix(string(s.Role), ".bias")); {
-	case b.MLA != nil && (role == spec.Q || role == spec.QB):
-		group, start = b.KeyDim, b.MLA.Nope+start
-	case b.MLA != nil && role == spec.KVA:
-		group, start = b.MLA.KVRank+b.MLA.Rope, b.MLA.KVRank+start
-	case b.MLA == nil && (role == spec.Q || role == spec.K || role == spec.QNorm || role == spec.KNorm):
-		group = b.KeyDim
+	case a.MLA != nil && (role == spec.Q || role == spec.QB):
+		group, start = a.KeyDim, a.MLA.Nope+start
+	case a.MLA != nil && role == spec.KVA:
+		group, start = a.MLA.KVRank+a.MLA.Rope, a.MLA.KVRank+start
+	case a.MLA == nil && (role == spec.Q || role == spec.K || role == spec.QNorm || role == spec.KNorm):
+		group = a.KeyDim
 	default:
 		return 0, nil
 	}
-	half := len(b.Rope.InvFreq)
-	return group, func(r int) int {
+	return group, pairOrder(rope, group, start)
+}
+
+// pairOrder is the order of the rows of groups whose rotary ones begin at
+// start: where the file has pairs side by side, the source has them half of the
+// rotary rows apart, and the other way round.
+func pairOrder(rope *spec.Rope, group, start int) func(r int) int {
+	half := len(rope.InvFreq)
+	return func(r int) int {
 		in := r%group - start
 		if in < 0 || in >= 2*half {
 			return r
 		}
-		if b.Rope.Interleaved { // 2i and 2i+1 are i and i+half of the source
+		if rope.Interleaved {
 			return r - in + in/2 + in%2*half
 		}
 		return r - in + in%half*2 + in/half
@@ -322,10 +407,10 @@ func (p *pair) read(ctx context.Context, source, file []float32, first, n int) e
 		source[i] += p.add[0]
 		file[i] += p.add[1]
 	}
+	width := p.encodedCols()
 	for i := range file {
-		if x := float64(file[i]); math.IsNaN(x) || math.IsInf(x, 0) {
-			width := p.encodedCols()
-			return fmt.Errorf("tensor %s: row %d, column %d is %v", p.name, first*p.cols/width+i/width, i%width, x)
+		if x, y := float64(file[i]), float64(source[i]); x-x != 0 || y-y != 0 { // NaN or infinite
+			return fmt.Errorf("tensor %s: row %d, column %d is %v, in the source %v", p.name, first*p.cols/width+i/width, i%width, x, y)
 		}
 	}
 	return nil
@@ -400,12 +485,12 @@ func (p *pair) tiles(ctx context.Context, each func(first int, source, file []fl
 	return nil
 }
 
-// ratio is a/b, 0 where both are.
+// ratio is a/b, 0 where a is 0, and bounded so that a report can hold it.
 func ratio(a, b float64) float64 {
 	if a == 0 {
 		return 0
 	}
-	return a / b
+	return min(a/b, 1e12)
 }
 
 // remarkable returns the rows with the largest values and an even sample of
@@ -436,13 +521,7 @@ func (p *pair) lookClosely(ctx context.Context, t *TensorResult, rows []int) err
 	if err != nil {
 		return fmt.Errorf("tensor %s: %w", p.name, err)
 	}
-	var importance []float32
-	if p.codec.NeedsImportance {
-		importance = make([]float32, width)
-		for i := range importance {
-			importance[i] = 1
-		}
-	}
+	importance, matrix := []float32(nil), -1
 	encoded, again := make([]byte, rowBytes), make([]float32, width)
 	block := int(p.codec.Type.BlockElements())
 	if block == 1 {
@@ -456,6 +535,12 @@ func (p *pair) lookClosely(ctx context.Context, t *TensorResult, rows []int) err
 		for ; next < len(rows) && rows[next] < first+len(source)/width; next++ {
 			at := (rows[next] - first) * width
 			x, y := source[at:at+width], file[at:at+width]
+			if m := p.matrix(rows[next]); m != matrix {
+				if importance, err = p.importance(m, width); err != nil {
+					return err
+				}
+				matrix = m
+			}
 			p.codec.Encode(encoded, x, width, importance)
 			p.codec.Decode(again, encoded)
 			d, e := make([]float32, width), make([]float32, width)
@@ -500,6 +585,37 @@ func (p *pair) lookClosely(ctx context.Context, t *TensorResult, rows []int) err
 		t.Direction = direction(ours) / max(noise, direction(theirs))
 	}
 	return nil
+}
+
+// matrix is which of a stack of matrices a stored row belongs to.
+func (p *pair) matrix(row int) int {
+	m := max(0, p.slot.Expert)
+	if p.tall > 0 {
+		m += row / p.tall
+	}
+	return m
+}
+
+// importance is what the encoder is given for the columns of a matrix: nil
+// where nothing is known, even importance where the type needs some.
+func (p *pair) importance(matrix, width int) ([]float32, error) {
+	if p.codec.Type.BlockElements() == 1 {
+		return nil, nil
+	}
+	if p.imatrix != nil {
+		values := make([]float32, width)
+		ok, err := p.imatrix.Values(values, p.file.Names[0], int64(matrix))
+		if err != nil {
+			return nil, fmt.Errorf("tensor %s: importance: %w", p.name, err)
+		}
+		if ok {
+			return values, nil
+		}
+	}
+	if !p.codec.NeedsImportance {
+		return nil, nil
+	}
+	return slices.Repeat([]float32{1}, width), nil
 }
 
 // normalize scales a row to length 1. A row that is not longer than least says
