@@ -11,6 +11,7 @@ import (
 )
 
 // A Gate is a condition of a report. Limit and Value are booleans or numbers.
+// kld.stock is kld.mean, held to a stock preset.
 type Gate struct {
 	Name  string `json:"name"` // the key of the report that it is about
 	Limit any    `json:"limit"`

@@ -21,8 +21,8 @@ type StructureResult struct {
 	Tensors      int      `json:"tensors"`      // of the file
 	Weights      int      `json:"weights"`      // that the architecture needs or has
 	Differences  []string `json:"differences,omitempty"`
-	// Notes are where llama.cpp computes something else than the source, which
-	// no file can mend.
+	// Notes are where the file or llama.cpp does less than the source, which no
+	// conversion can mend.
 	Notes []string `json:"notes,omitempty"`
 }
 
@@ -61,8 +61,11 @@ func sameModel(source, file *spec.Model) error {
 // compared with the weights).
 func compareSpecs(source, file *spec.Model, m gguf.Metadata) (differences, notes []string) {
 	c := comparer{limits: limitsOf(m)}
-	if source.Context > 0 {
-		c.compare("context", source.Context, file.Context)
+	switch a, b := source.Context, file.Context; {
+	case a > 0 && b > a:
+		c.differ("context", a, b)
+	case b < a:
+		c.notes = append(c.notes, fmt.Sprintf("the file states a context of %d positions, the source one of %d", b, a))
 	}
 	c.compare("embedding", source.Embedding, file.Embedding)
 	c.compare("final norm", source.FinalNorm, file.FinalNorm)
@@ -91,6 +94,9 @@ func plainRouting(m *spec.Model, i int) spec.Block {
 	_, corrected := m.Weights[spec.At(i, spec.RouterCorrection)]
 	if moe.Scoring == spec.ScoreSoftmax && moe.Normalize && moe.NormEps < 1e-9 && moe.Groups <= 1 && !corrected {
 		moe.Scoring = spec.ScoreSoftmaxSelected
+	}
+	if moe.Groups <= 1 {
+		moe.Groups, moe.GroupsUsed, moe.GroupTop2 = 0, 0, false
 	}
 	if moe.Scoring == spec.ScoreSoftmaxSelected {
 		moe.Normalize, moe.NormEps = false, 0

@@ -78,7 +78,7 @@ type Options struct {
 	MaxKLD, MinTop1 *float64
 
 	// Stock, where it is not nil, gives the best stock preset of at most
-	// maxBytes of the same source as a file that is computed while it is read,
+	// maxBytes bytes of tensors of the same source as a file that is computed while it is read,
 	// and the candidate must not be worse. It is the caller's, since this
 	// package knows no converter.
 	Stock func(ctx context.Context, maxBytes int64) (*StockFile, error)
@@ -279,6 +279,7 @@ func (j *judgement) structure(context.Context) error {
 		Tensors: len(j.header.Tensors), Weights: len(j.model.Weights),
 	}
 	r.Differences, r.Notes = compareSpecs(j.source.Model, j.model, j.header.Metadata)
+	r.OK = len(r.Differences) == 0
 	j.report.Structure = r
 	j.gate(mustHold("structure.ok", r.OK, "the file states what the source states"))
 	return nil
@@ -353,7 +354,7 @@ func (j *judgement) logits(ctx context.Context) error {
 	candidates := []*spec.Model{j.model}
 	var stock *StockFile
 	if j.Stock != nil {
-		if stock, err = j.Stock(ctx, j.report.Candidate.Size); err != nil {
+		if stock, err = j.Stock(ctx, j.report.Candidate.TensorBytes); err != nil {
 			return fmt.Errorf("stock preset: %w", err)
 		}
 		defer stock.Close()
@@ -433,7 +434,7 @@ func (j *judgement) judgeStock(f *StockFile, r, stock *measure.Comparison) {
 		s.StdErr = math.Sqrt(sum / float64(n-1) / float64(n))
 	}
 	j.report.Stock = s
-	j.gate(atMost("kld.mean", r.KLD.Mean, stock.KLD.Mean+2*s.StdErr, fmt.Sprintf("%s in %d bytes, and twice the standard error", f.Preset, f.Size)))
+	j.gate(atMost("kld.stock", r.KLD.Mean, stock.KLD.Mean+2*s.StdErr, fmt.Sprintf("%s in %d bytes, and twice the standard error", f.Preset, f.Size)))
 }
 
 // Encoders are judged by their vectors.
