@@ -106,22 +106,8 @@ type StockFile struct {
 // candidate that was judged and is not good enough is a report with Pass false.
 func Run(ctx context.Context, s *Source, c *Candidate, o Options) (*Report, error) {
 	start := time.Now()
-	if o.Text == "" {
-		o.Text, o.TextName = DefaultText, "default"
-	}
-	if o.Chunks == 0 {
-		o.Chunks = DefaultChunks
-	}
-	if o.Ctx == 0 {
-		o.Ctx = DefaultCtx
-	}
-	if o.Canaries == nil {
-		o.Canaries = DefaultCanaries
-	}
-	if o.Progress == nil {
-		o.Progress = func(string) {}
-	}
-	if err := o.check(s); err != nil {
+	o = o.filled()
+	if err := o.Check(s); err != nil {
 		return nil, err
 	}
 	j := &judgement{Options: o, source: s, candidate: c}
@@ -153,8 +139,30 @@ func Run(ctx context.Context, s *Source, c *Candidate, o Options) (*Report, erro
 	return r, nil
 }
 
-// check refuses options that contradict each other, before anything is read.
-func (o *Options) check(s *Source) error {
+// filled is o with the defaults.
+func (o Options) filled() Options {
+	if o.Text == "" {
+		o.Text, o.TextName = DefaultText, "default"
+	}
+	if o.Chunks == 0 {
+		o.Chunks = DefaultChunks
+	}
+	if o.Ctx == 0 {
+		o.Ctx = DefaultCtx
+	}
+	if o.Canaries == nil {
+		o.Canaries = DefaultCanaries
+	}
+	if o.Progress == nil {
+		o.Progress = func(string) {}
+	}
+	return o
+}
+
+// Check refuses options that contradict each other or the source, as Run does
+// before it reads the candidate.
+func (o Options) Check(s *Source) error {
+	o = o.filled()
 	for _, name := range o.Skip {
 		if !slices.Contains(Checks, name) {
 			return fmt.Errorf("skip %q: want one of %s", name, strings.Join(Checks, ", "))

@@ -41,8 +41,12 @@ type judging struct {
 	canaries string
 	skip     []string
 
-	set func(name string) bool // says whether a flag was given
+	set  func(name string) bool // says whether a flag was given
+	read map[string]string      // files that were read, by name
 }
+
+// judgingFlags are the names of the flags that register adds.
+var judgingFlags = []string{"text", "chunks", "ctx", "device", "max-kld", "min-top1", "gate", "runtime", "report", "canaries", "skip"}
 
 func (j *judging) register(f *pflag.FlagSet) {
 	f.StringVar(&j.text, "text", "", "measure on the text of `FILE` (default: one that comes with modelpipe)")
@@ -186,6 +190,29 @@ func (a *app) judge(ctx context.Context, j *judging, s *source, importance *quan
 	return r, writeReport(j.report, r)
 }
 
+// canJudge fails where judge would for what is known before there is a file.
+func (a *app) canJudge(ctx context.Context, j *judging, s *source, importance *quantize.Imatrix) error {
+	o, err := a.judgeOptions(j, s, importance)
+	if err != nil {
+		return err
+	}
+	reference, closeReference, err := openReference(ctx, s)
+	if err != nil {
+		return fmt.Errorf("source %s: %w", s.arg, err)
+	}
+	defer closeReference()
+	d, err := ops.Open(j.device)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	o.Engine = validate.OnDevice(d, ops.Options{})
+	if err := o.Check(reference); err != nil {
+		return withExit(exitUsage, err)
+	}
+	return nil
+}
+
 // judgeOptions turns flags into options.
 func (a *app) judgeOptions(j *judging, s *source, importance *quantize.Imatrix) (validate.Options, error) {
 	o := validate.Options{
@@ -218,14 +245,14 @@ func (a *app) judgeOptions(j *judging, s *source, importance *quantize.Imatrix) 
 		o.MinTop1 = &j.minTop1
 	}
 	if j.text != "" {
-		text, err := readText(j.text)
+		text, err := j.readText(j.text)
 		if err != nil {
 			return o, err
 		}
 		o.Text, o.TextName = text, filepath.Base(j.text)
 	}
 	if j.canaries != "" {
-		text, err := readText(j.canaries)
+		text, err := j.readText(j.canaries)
 		if err != nil {
 			return o, err
 		}
@@ -236,8 +263,11 @@ func (a *app) judgeOptions(j *judging, s *source, importance *quantize.Imatrix) 
 	return o, nil
 }
 
-// readText reads a file that may not be empty.
-func readText(name string) (string, error) {
+// readText reads a file that may not be empty, once.
+func (j *judging) readText(name string) (string, error) {
+	if text, ok := j.read[name]; ok {
+		return text, nil
+	}
 	f, err := os.Open(name)
 	if err != nil {
 		return "", err
@@ -252,7 +282,11 @@ func readText(name string) (string, error) {
 	case len(data) == 0:
 		return "", fmt.Errorf("%s: is empty", name)
 	}
-	return string(data), nil
+	if j.read == nil {
+		j.read = map[string]string{}
+	}
+	j.read[name] = string(data)
+	return j.read[name], nil
 }
 
 // openReference opens a source as the reference. The second result closes it.
