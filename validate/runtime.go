@@ -27,7 +27,7 @@ const maxAnswer = 64 << 20
 // probTolerance is how far a runtime's log-probabilities may be from ours, in
 // nats, before rounding of weights is counted: llama.cpp rounds activations to
 // 8 bits and keeps its cache in 16.
-const probTolerance = 0.35
+const probTolerance = 0.15
 
 // runtimeProbs is how many tokens the runtime names at each place.
 const runtimeProbs = 10
