@@ -162,7 +162,7 @@ func (r *Report) distributionPicture() template.HTML {
 		d.rect("bar", x+2, y, step-4, s.y(0)-y, fmt.Sprintf("%s to %s nats: %d predictions (%.1f %%)", shortNumber(b.From), shortNumber(b.To), b.Count, share))
 		d.text("middle", x, d.height-16, shortNumber(b.From))
 	}
-	d.text("end", d.width-8, d.height-2, "KL divergence of a prediction, nats")
+	d.text("end", d.width-8, d.height-5, "KL divergence of a prediction, nats")
 	return d.html()
 }
 
@@ -181,7 +181,7 @@ func (r *Report) layersPicture() template.HTML {
 			d.text("middle", x+step/2, d.height-16, strconv.Itoa(i))
 		}
 	}
-	d.text("end", d.width-8, d.height-2, "layer")
+	d.text("end", d.width-8, d.height-5, "layer")
 	return d.html()
 }
 
@@ -211,7 +211,7 @@ func (r *Report) tensorsPicture() template.HTML {
 	for i := 0; i < layers; i += max(1, layers/12) {
 		d.text("middle", plotLeft+8+(float64(i)+1.5)*step, d.height-16, strconv.Itoa(i))
 	}
-	d.text("end", d.width-8, d.height-2, "layer")
+	d.text("end", d.width-8, d.height-5, "layer")
 	return d.html()
 }
 
@@ -277,7 +277,7 @@ func (r *Report) sizePicture() template.HTML {
 		class = "bad"
 	}
 	d.dot(class, x(r.Candidate.BlockBits), s.y(max(r.KLD.Mean, s.low)), fmt.Sprintf("this file: %s at %.2f bits", shortNumber(r.KLD.Mean), r.Candidate.BlockBits))
-	d.text("end", d.width-8, d.height-2, "bits per quantized weight")
+	d.text("end", d.width-8, d.height-5, "bits per quantized weight")
 	return d.html()
 }
 

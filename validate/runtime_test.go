@@ -152,3 +152,44 @@ func TestRuntimeAnswers(t *testing.T) {
 		server.Close()
 	}
 }
+
+// TestCanaries continues prompts with a file that is as good as its KLD says,
+// and with one that answers otherwise.
+func TestCanaries(t *testing.T) {
+	e := cpu(t)
+	source := openSource(t, stories(t)).Model
+	for preset, ok := range map[string]bool{"Q8_0": true, "Q2_0": false} {
+		f := openGGUF(t, converted(t, stories(t), "stories", preset))
+		m, err := fromgguf.Open(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		enc, err := tokenizer.NewGGUFEncoder(f.Header.Metadata)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, err := tokenizer.FromMetadata(f.Header.Metadata)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := compareCanaries(context.Background(), e, source, m, enc, v, []string{"Once upon a time", "The dog"}, 0.001)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.OK != ok || (r.Margin <= r.Limit) != ok || len(r.Answers) != 2 {
+			t.Errorf("%s: %+v: want ok %v", preset, r, ok)
+		}
+	}
+}
+
+func TestParseCanaries(t *testing.T) {
+	got, err := ParseCanaries("One\n\n def f():\\n  return\r\n")
+	if want := []string{"One", " def f():\n  return"}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("%q, %v: want %q", got, err, want)
+	}
+	for _, text := range []string{"", "\n \n", strings.Repeat("x\n", 1001)} {
+		if _, err := ParseCanaries(text); err == nil {
+			t.Errorf("%d bytes of prompts are taken", len(text))
+		}
+	}
+}
