@@ -6,8 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/modelpipe/modelpipe/gguf"
 	"github.com/modelpipe/modelpipe/ops/spec"
@@ -31,7 +35,7 @@ import (
 const (
 	sampleRows  = 192     // of a tensor, evenly spread
 	suspectRows = 64      // of a tensor, those with the largest relative error
-	maxSample   = 8 << 20 // numbers of a tensor that are looked at closely
+	maxSample   = 2 << 20 // numbers of a tensor that are looked at closely
 	tileNumbers = 1 << 18 // read at a time
 	powerSteps  = 12      // of the power iteration
 )
@@ -101,7 +105,7 @@ func grain(t gguf.Type) float64 {
 
 // compareWeights compares every tensor of two specifications of the same
 // structure. h is the file's header, imatrix the importance matrix that it was
-// made with, or nil.
+// made with, or nil; progress is called by several goroutines.
 func compareWeights(ctx context.Context, source, file *spec.Model, h *gguf.Header, imatrix *quantize.Imatrix, progress func(done, total int)) (WeightsResult, error) {
 	r := WeightsResult{OK: true, Imatrix: "none"}
 	limit := known
@@ -130,24 +134,42 @@ func compareWeights(ctx context.Context, source, file *spec.Model, h *gguf.Heade
 			return r, err
 		}
 	}
+	results, unable := make([]*TensorResult, len(slots)), make([]error, len(slots))
+	var done atomic.Int64
+	workers, ctx := errgroup.WithContext(ctx)
+	workers.SetLimit(runtime.GOMAXPROCS(0))
 	for i, s := range slots {
-		if s.Role == spec.Output && sameTensor(file.Weights[s], file.Weights[spec.Global(spec.TokenEmbd)]) {
-			continue // tied to the embedding
+		workers.Go(func() error {
+			if s.Role == spec.Output && sameTensor(file.Weights[s], file.Weights[spec.Global(spec.TokenEmbd)]) {
+				return nil // tied to the embedding
+			}
+			p, err := newPair(source, file, s, ropes[s.Layer], tensors)
+			if err != nil {
+				unable[i] = err
+				return nil
+			}
+			p.imatrix = imatrix
+			t, err := p.judge(ctx)
+			if err != nil {
+				return err
+			}
+			results[i] = &t
+			if n := done.Add(1); progress != nil {
+				progress(int(n), len(slots))
+			}
+			return nil
+		})
+	}
+	if err := workers.Wait(); err != nil {
+		return r, err
+	}
+	for i, t := range results {
+		if unable[i] != nil {
+			r.NotJudged = append(r.NotJudged, unable[i].Error())
 		}
-		p, err := newPair(source, file, s, ropes[s.Layer], tensors)
-		if err != nil {
-			r.NotJudged = append(r.NotJudged, err.Error())
-			continue
-		}
-		p.imatrix = imatrix
-		t, err := p.judge(ctx)
-		if err != nil {
-			return r, err
-		}
-		r.Tensors = append(r.Tensors, t)
-		r.Suspicious = append(r.Suspicious, t.suspicion(limit)...)
-		if progress != nil {
-			progress(i+1, len(slots))
+		if t != nil {
+			r.Tensors = append(r.Tensors, *t)
+			r.Suspicious = append(r.Suspicious, t.suspicion(limit)...)
 		}
 	}
 	r.OK = len(r.Suspicious) == 0
@@ -445,7 +467,7 @@ func (p *pair) relativeErrors(ctx context.Context, t *TensorResult) ([]float64, 
 	width := p.encodedCols()
 	relative := make([]float64, p.rows*p.cols/width)
 	var energy, errors float64
-	err := p.tiles(ctx, func(first int, source, file []float32) error {
+	err := p.tiles(ctx, nil, func(first int, source, file []float32) error {
 		for r := 0; r*width < len(source); r++ {
 			var e, d float64
 			for i := r * width; i < (r+1)*width; i++ {
@@ -468,12 +490,20 @@ func (p *pair) relativeErrors(ctx context.Context, t *TensorResult) ([]float64, 
 	return relative, err
 }
 
-// tiles calls each with the tiles of both sides; first counts stored rows.
-func (p *pair) tiles(ctx context.Context, each func(first int, source, file []float32) error) error {
+// tiles calls each with the tiles of both sides in which there is one of the
+// given stored rows, which are in order, or with all of them where rows is nil;
+// first counts stored rows.
+func (p *pair) tiles(ctx context.Context, rows []int, each func(first int, source, file []float32) error) error {
 	width := p.encodedCols()
 	source, file := make([]float32, min(p.tile, p.rows)*p.cols), make([]float32, min(p.tile, p.rows)*p.cols)
 	for first := 0; first < p.rows; first += p.tile {
 		n := min(p.tile, p.rows-first)
+		if rows != nil {
+			at, _ := slices.BinarySearch(rows, first*p.cols/width)
+			if at == len(rows) || rows[at] >= (first+n)*p.cols/width {
+				continue
+			}
+		}
 		a, b := source[:n*p.cols], file[:n*p.cols]
 		if err := p.read(ctx, a, b, first, n); err != nil {
 			return err
@@ -530,8 +560,7 @@ func (p *pair) lookClosely(ctx context.Context, t *TensorResult, rows []int) err
 	least := grain(p.codec.Type)
 	var ours, theirs [][]float32 // errors of rows that have any
 	next := 0
-	stop := errors.New("all rows are seen")
-	err = p.tiles(ctx, func(first int, source, file []float32) error {
+	err = p.tiles(ctx, rows, func(first int, source, file []float32) error {
 		for ; next < len(rows) && rows[next] < first+len(source)/width; next++ {
 			at := (rows[next] - first) * width
 			x, y := source[at:at+width], file[at:at+width]
@@ -570,12 +599,9 @@ func (p *pair) lookClosely(ctx context.Context, t *TensorResult, rows []int) err
 				theirs = append(theirs, e)
 			}
 		}
-		if next == len(rows) {
-			return stop
-		}
 		return nil
 	})
-	if err != nil && !errors.Is(err, stop) {
+	if err != nil {
 		return err
 	}
 	// Noise of m rows and n columns has (sqrt(m)+sqrt(n))^2 / mn of its energy
