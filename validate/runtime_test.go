@@ -89,28 +89,24 @@ func (s *llamaServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// storiesIn is the bundled model's file in a preset, with its tokenizer.
+func storiesIn(t testing.TB, preset string) (*spec.Model, tokenizer.Encoder, *tokenizer.Vocabulary) {
+	t.Helper()
+	f := openGGUF(t, converted(t, stories(t), "stories", preset))
+	m, err := fromgguf.Open(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	enc, v := vocabularyOf(t, f.Header.Metadata)
+	return m, enc, v
+}
+
 // TestRuntime compares the file with servers that do, and do not do, what it
 // says.
 func TestRuntime(t *testing.T) {
 	e := cpu(t)
-	open := func(preset string) (*spec.Model, tokenizer.Encoder, *tokenizer.Vocabulary) {
-		f := openGGUF(t, converted(t, stories(t), "stories", preset))
-		m, err := fromgguf.Open(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		enc, err := tokenizer.NewGGUFEncoder(f.Header.Metadata)
-		if err != nil {
-			t.Fatal(err)
-		}
-		v, err := tokenizer.FromMetadata(f.Header.Metadata)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return m, enc, v
-	}
-	model, enc, vocab := open("Q8_0")
-	other, _, _ := open("Q2_0")
+	model, enc, vocab := storiesIn(t, "Q8_0")
+	other, _, _ := storiesIn(t, "Q2_0")
 	for _, c := range []struct {
 		name string
 		s    llamaServer
@@ -159,19 +155,7 @@ func TestCanaries(t *testing.T) {
 	e := cpu(t)
 	source := openSource(t, stories(t)).Model
 	for preset, ok := range map[string]bool{"Q8_0": true, "Q2_0": false} {
-		f := openGGUF(t, converted(t, stories(t), "stories", preset))
-		m, err := fromgguf.Open(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		enc, err := tokenizer.NewGGUFEncoder(f.Header.Metadata)
-		if err != nil {
-			t.Fatal(err)
-		}
-		v, err := tokenizer.FromMetadata(f.Header.Metadata)
-		if err != nil {
-			t.Fatal(err)
-		}
+		m, enc, v := storiesIn(t, preset)
 		r, err := compareCanaries(context.Background(), e, source, m, enc, v, []string{"Once upon a time", "The dog"}, 0.001)
 		if err != nil {
 			t.Fatal(err)

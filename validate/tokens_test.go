@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/text/unicode/norm"
 
+	"github.com/modelpipe/modelpipe/gguf"
 	"github.com/modelpipe/modelpipe/tokenizer"
 )
 
@@ -18,31 +19,30 @@ func TestCorpusIsNormal(t *testing.T) {
 	}
 }
 
+// vocabularyOf is the tokenizer of a file.
+func vocabularyOf(t testing.TB, m gguf.Metadata) (tokenizer.Encoder, *tokenizer.Vocabulary) {
+	t.Helper()
+	enc, err := tokenizer.NewGGUFEncoder(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := tokenizer.FromMetadata(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return enc, v
+}
+
 // TestTokens holds the files that the converter makes to their sources. The
 // tiny Gemmas have the tokenizer of another family, which puts a space in
-// front where the architecture puts none.
+// front where the architecture puts none; rerankers cannot be run.
 func TestTokens(t *testing.T) {
-	for _, name := range goldenNames(t, "gemma") {
+	for _, name := range goldenNames(t, "gemma", "bert-reranker", "xlm-roberta-reranker") {
 		t.Run(name, func(t *testing.T) {
 			source := goldenModel(t, name)
-			files, err := tokenizer.Load(source)
-			if err != nil {
-				t.Fatal(err)
-			}
-			want, err := files.Encoder()
-			if err != nil {
-				t.Fatal(err)
-			}
-			m := openGGUF(t, converted(t, source, name, "")).Header.Metadata
-			got, err := tokenizer.NewGGUFEncoder(m)
-			if err != nil {
-				t.Fatal(err)
-			}
-			v, err := tokenizer.FromMetadata(m)
-			if err != nil {
-				t.Fatal(err)
-			}
-			r := compareTokens(want, got, v, normalizers(files), strings.Repeat("Once upon a time.\n", 10))
+			s := openSource(t, source)
+			got, v := vocabularyOf(t, openGGUF(t, converted(t, source, name, "")).Header.Metadata)
+			r := compareTokens(s.Encoder, got, v, s.Normalizers, strings.Repeat("Once upon a time.\n", 10))
 			if !r.Equal {
 				t.Errorf("%d of %d differ: %s", r.Differing, r.Texts, strings.Join(r.Differences, "\n"))
 			}
@@ -53,14 +53,7 @@ func TestTokens(t *testing.T) {
 // TestTokensDiffer shifts two tokens of a vocabulary.
 func TestTokensDiffer(t *testing.T) {
 	source := goldenModel(t, "llama3")
-	files, err := tokenizer.Load(source)
-	if err != nil {
-		t.Fatal(err)
-	}
-	want, err := files.Encoder()
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := openSource(t, source)
 	m := openGGUF(t, converted(t, source, "llama3", "")).Header.Metadata
 	tokens, err := m.Strings("tokenizer.ggml.tokens")
 	if err != nil {
@@ -68,15 +61,8 @@ func TestTokensDiffer(t *testing.T) {
 	}
 	e := slices.Index(tokens, "e")
 	tokens[e], tokens[e+1] = tokens[e+1], tokens[e]
-	got, err := tokenizer.NewGGUFEncoder(m)
-	if err != nil {
-		t.Fatal(err)
-	}
-	v, err := tokenizer.FromMetadata(m)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if r := compareTokens(want, got, v, normalizers(files), ""); r.Equal || len(r.Differences) == 0 {
+	got, v := vocabularyOf(t, m)
+	if r := compareTokens(s.Encoder, got, v, s.Normalizers, ""); r.Equal || len(r.Differences) == 0 {
 		t.Errorf("a shifted token is not seen: %+v", r)
 	}
 }

@@ -16,7 +16,6 @@ import (
 
 	"github.com/modelpipe/modelpipe/ops"
 	"github.com/modelpipe/modelpipe/ops/spec"
-	"github.com/modelpipe/modelpipe/tokenizer"
 )
 
 // cpu is the engine of the tests.
@@ -261,10 +260,7 @@ func TestErrors(t *testing.T) {
 
 func TestVocabularyMismatch(t *testing.T) {
 	m := openGGUF(t, converted(t, stories(t), "stories", "Q8_0")).Header.Metadata
-	v, err := tokenizer.FromMetadata(m)
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, v := vocabularyOf(t, m)
 	if err := checkVocabulary(v, len(v.Tokens)); err != nil {
 		t.Error(err)
 	}
