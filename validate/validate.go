@@ -90,7 +90,8 @@ type Options struct {
 	// Runtime is the address of a llama.cpp server that runs the candidate.
 	Runtime string
 
-	// Progress, where it is not nil, is told what is being done.
+	// Progress, where it is not nil, is told what is being done, by any
+	// goroutine.
 	Progress func(what string)
 }
 

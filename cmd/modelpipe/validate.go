@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -177,7 +180,9 @@ func (a *app) judge(ctx context.Context, j *judging, s *source, importance *quan
 		return nil, err
 	}
 	defer d.Close()
-	o.Engine = validate.OnDevice(d, ops.Options{})
+	p := &judgingProgress{log: a.log, last: time.Now()}
+	o.Progress = p.check
+	o.Engine = validate.OnDevice(d, ops.Options{Progress: p.stage})
 	r, err := validate.Run(ctx, reference, c, o)
 	switch {
 	case errors.Is(err, validate.ErrMetric):
@@ -188,6 +193,39 @@ func (a *app) judge(ctx context.Context, j *judging, s *source, importance *quan
 		return nil, err
 	}
 	return r, writeReport(j.report, r)
+}
+
+// judgingEvery is how often a line says how far a judgement has come.
+const judgingEvery = 10 * time.Second
+
+// judgingProgress says now and then what is being done.
+type judgingProgress struct {
+	log *slog.Logger
+
+	mu   sync.Mutex
+	what string
+	last time.Time
+}
+
+func (p *judgingProgress) check(what string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.what = what
+	p.say()
+}
+
+func (p *judgingProgress) stage(s ops.Progress) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.say("stage", s.Stage, "done", s.Done, "total", s.Total)
+}
+
+// say logs where the last line is long enough ago.
+func (p *judgingProgress) say(more ...any) {
+	if time.Since(p.last) >= judgingEvery {
+		p.last = time.Now()
+		p.log.Info("validating", append([]any{"check", p.what}, more...)...)
+	}
 }
 
 // canJudge fails where judge would for what is known before there is a file.
@@ -217,7 +255,6 @@ func (a *app) canJudge(ctx context.Context, j *judging, s *source, importance *q
 func (a *app) judgeOptions(j *judging, s *source, importance *quantize.Imatrix) (validate.Options, error) {
 	o := validate.Options{
 		Version: version().Version, Chunks: j.chunks, Ctx: j.ctx, Skip: j.skip, Runtime: j.runtime, Imatrix: importance,
-		Progress: func(what string) { a.log.Debug("validate", "doing", what) },
 	}
 	if j.chunks < 1 || j.ctx < 8 {
 		return o, usagef("--chunks %d --ctx %d: want at least one chunk of 8 tokens", j.chunks, j.ctx)
@@ -438,7 +475,9 @@ func printReport(w io.Writer, r *validate.Report) error {
 	if s := r.Structure; s != nil {
 		line("structure", "%s: %d tensors, %d differences", word(s.OK, "ok", "differs"), s.Tensors, len(s.Differences))
 		lines(s.Differences)
-		lines(s.Notes)
+		for _, note := range s.Notes {
+			line("note", "%s", note)
+		}
 	}
 	if t := r.Tokens; t != nil {
 		line("tokens", "%s: %d texts, %d ids", word(t.Equal, "equal", "differ"), t.Texts, t.IDs)
