@@ -1,22 +1,14 @@
 package main
 
 import (
-	"bytes"
-	"context"
 	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-)
 
-// command runs a command line in this process.
-func command(t testing.TB, line ...string) (code int, stdout, stderr string) {
-	t.Helper()
-	var out, errs bytes.Buffer
-	code = run(context.Background(), line, &out, &errs)
-	return code, out.String(), errs.String()
-}
+	"github.com/modelpipe/modelpipe/hub/hubtest"
+)
 
 // quickly are the flags of a judgement that takes a moment.
 var quickly = []string{"--chunks", "1", "--ctx", "64", "--device", "cpu", "--skip", "canaries"}
@@ -28,7 +20,7 @@ func with(flags []string, more ...string) []string {
 func TestValidate(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "m.gguf")
-	if code, _, errs := command(t, "convert", stories, "--type", "q4_0", "-o", file); code != exitDone {
+	if code, _, errs := try(t, "convert", stories, "--type", "q4_0", "-o", file); code != exitDone {
 		t.Fatal(errs)
 	}
 	text := filepath.Join(dir, "short.txt")
@@ -59,7 +51,7 @@ func TestValidate(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			line := append(with(quickly, "validate", file, "--report", report), c.flags...)
-			code, out, errs := command(t, line...)
+			code, out, errs := try(t, line...)
 			if code != c.code || !strings.Contains(out, c.stdout) || !strings.Contains(errs, c.says) {
 				t.Errorf("code %d, stdout %s, stderr %s: want %d, %q, %q", code, out, errs, c.code, c.stdout, c.says)
 			}
@@ -71,7 +63,7 @@ func TestValidate(t *testing.T) {
 			}
 		})
 	}
-	code, out, errs := command(t, with(quickly, "validate", file, "--against", stories, "--json")...)
+	code, out, errs := try(t, with(quickly, "validate", file, "--against", stories, "--json")...)
 	var r struct {
 		Pass bool `json:"pass"`
 		KLD  struct {
@@ -101,24 +93,47 @@ func TestConvertValidate(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
 			line := append(with(quickly, "convert", stories, "--type", "q4_0", "-o", filepath.Join(dir, "m.gguf")), c.flags...)
-			code, _, errs := command(t, line...)
+			code, _, errs := try(t, line...)
 			if code != c.code || !strings.Contains(errs, c.says) {
 				t.Errorf("code %d, stderr %s: want %d, %q", code, errs, c.code, c.says)
 			}
-			entries, err := os.ReadDir(dir)
-			if err != nil {
-				t.Fatal(err)
-			}
-			var left []string
-			for _, e := range entries {
-				left = append(left, e.Name())
-			}
-			if strings.Join(left, " ") != strings.Join(c.left, " ") {
+			if left := listDir(t, dir); left != strings.Join(c.left, " ") {
 				t.Errorf("left are %v: want %v", left, c.left)
 			}
 		})
 	}
-	if code, _, errs := command(t, "convert", stories, "--max-kld", "1", "--dry-run"); code != exitUsage || !strings.Contains(errs, "give --validate too") {
+	if code, _, errs := try(t, "convert", stories, "--max-kld", "1", "--dry-run"); code != exitUsage || !strings.Contains(errs, "give --validate too") {
 		t.Errorf("code %d: %s", code, errs)
+	}
+}
+
+// TestValidateHub reads the source from the Hub, and says which commit it was.
+func TestValidateHub(t *testing.T) {
+	server := hubtest.NewServer(t)
+	commit := server.AddRepo(hubtest.Repo{ID: "org/m", FS: os.DirFS(stories)})
+	t.Setenv("HF_ENDPOINT", server.URL)
+	t.Setenv("HF_HOME", t.TempDir())
+	file := filepath.Join(t.TempDir(), "m.gguf")
+	code, out, errs := try(t, with(quickly, "convert", "hf://org/m", "--type", "q8_0", "-o", file, "--validate", "--json")...)
+	var v struct {
+		Validation struct {
+			Pass   bool `json:"pass"`
+			Source struct {
+				Repository string `json:"repository"`
+				Commit     string `json:"commit"`
+			} `json:"source"`
+			Candidate struct {
+				Name   string `json:"name"`
+				SHA256 string `json:"sha256"`
+			} `json:"candidate"`
+		} `json:"validation"`
+		SHA256 string `json:"sha256"`
+	}
+	if err := json.Unmarshal([]byte(out), &v); err != nil || code != exitDone {
+		t.Fatalf("code %d, %v: %s", code, err, errs)
+	}
+	r := v.Validation
+	if !r.Pass || r.Source.Repository != "org/m" || r.Source.Commit != commit || r.Candidate.Name != "m.gguf" || r.Candidate.SHA256 != v.SHA256 {
+		t.Errorf("%+v", v)
 	}
 }
