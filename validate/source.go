@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -38,8 +39,50 @@ func (s *Source) tokenizer(fsys fs.FS) error {
 		return err
 	}
 	s.Normalizers = normalizers(files)
+	if s.Special, err = specialTokens(fsys); err != nil {
+		return err
+	}
 	s.Templates, err = files.ChatTemplates()
 	return err
+}
+
+// maxTokenizerConfig bounds tokenizer_config.json, in bytes.
+const maxTokenizerConfig = 64 << 20
+
+// specialTokens reads the texts of the tokens that begin and end a text from
+// tokenizer_config.json: "eos_token": "</s>", or an object with its content.
+func specialTokens(fsys fs.FS) (map[string]string, error) {
+	const name = "tokenizer_config.json"
+	f, err := fsys.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxTokenizerConfig+1))
+	if err == nil && len(data) > maxTokenizerConfig {
+		err = fmt.Errorf("larger than %d bytes", maxTokenizerConfig)
+	}
+	var config map[string]json.RawMessage
+	if err == nil {
+		err = json.Unmarshal(data, &config)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	special := map[string]string{}
+	for _, role := range []string{"bos", "eos"} {
+		var token struct{ Content string }
+		raw := config[role+"_token"]
+		if json.Unmarshal(raw, &token.Content) != nil && json.Unmarshal(raw, &token) != nil {
+			continue // null, or no such member
+		}
+		if token.Content != "" {
+			special[role] = token.Content
+		}
+	}
+	return special, nil
 }
 
 // OpenGGUF takes a GGUF file as a source, which must stay open. A file without
@@ -57,7 +100,12 @@ func OpenGGUF(f *gguf.File, info SourceInfo) (*Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.Templates = v.ChatTemplates
+	s.Templates, s.Special = v.ChatTemplates, map[string]string{}
+	for _, t := range v.Special {
+		if t.Role == "bos" || t.Role == "eos" {
+			s.Special[t.Role] = v.Tokens[t.ID].Text
+		}
+	}
 	s.Encoder, err = tokenizer.NewGGUFEncoder(f.Header.Metadata)
 	return s, err
 }

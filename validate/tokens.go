@@ -2,7 +2,9 @@ package validate
 
 import (
 	"fmt"
+	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -137,6 +139,22 @@ func compareTokens(source, file tokenizer.Encoder, v *tokenizer.Vocabulary, norm
 	}
 	r.Equal = r.Differing == 0
 	return r
+}
+
+// compareSpecial holds the file's special tokens to those that the source
+// states: a wrong end makes a model talk on for ever.
+func (r *TokensResult) compareSpecial(source map[string]string, v *tokenizer.Vocabulary) {
+	for _, role := range slices.Sorted(maps.Keys(source)) {
+		is := "none"
+		if id, ok := v.SpecialID(role); ok && id >= 0 && int(id) < len(v.Tokens) {
+			is = strconv.Quote(v.Tokens[id].Text)
+		}
+		if want := strconv.Quote(source[role]); is != want {
+			r.Equal = false
+			r.Differing++
+			r.Differences = append(r.Differences, fmt.Sprintf("the %s token is %s, in the source %s", role, is, want))
+		}
+	}
 }
 
 // bare is a token's text without what decoders treat differently: spaces, and

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/text/unicode/norm"
 
 	"github.com/modelpipe/modelpipe/gguf"
+	"github.com/modelpipe/modelpipe/ops/spec"
 	"github.com/modelpipe/modelpipe/tokenizer"
 )
 
@@ -43,6 +44,9 @@ func TestTokens(t *testing.T) {
 			s := openSource(t, source)
 			got, v := vocabularyOf(t, openGGUF(t, converted(t, source, name, "")).Header.Metadata)
 			r := compareTokens(s.Encoder, got, v, s.Normalizers, strings.Repeat("Once upon a time.\n", 10))
+			if s.Model.Pooling == spec.PoolNone {
+				r.compareSpecial(s.Special, v)
+			}
 			if !r.Equal {
 				t.Errorf("%d of %d differ: %s", r.Differing, r.Texts, strings.Join(r.Differences, "\n"))
 			}
@@ -64,5 +68,20 @@ func TestTokensDiffer(t *testing.T) {
 	got, v := vocabularyOf(t, m)
 	if r := compareTokens(s.Encoder, got, v, s.Normalizers, ""); r.Equal || len(r.Differences) == 0 {
 		t.Errorf("a shifted token is not seen: %+v", r)
+	}
+}
+
+// TestSpecialDiffer gives a file another end.
+func TestSpecialDiffer(t *testing.T) {
+	s := openSource(t, stories(t))
+	m := openGGUF(t, converted(t, stories(t), "stories", "")).Header.Metadata
+	for id, differing := range map[uint32]int{2: 0, 3: 1} {
+		m.Set("tokenizer.ggml.eos_token_id", id)
+		_, v := vocabularyOf(t, m)
+		r := TokensResult{Equal: true}
+		r.compareSpecial(s.Special, v)
+		if r.Differing != differing || r.Equal != (differing == 0) {
+			t.Errorf("eos token %d: %+v: want %d differences", id, r, differing)
+		}
 	}
 }

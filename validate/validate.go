@@ -52,7 +52,10 @@ type Source struct {
 	// model has none.
 	Encoder     tokenizer.Encoder
 	Normalizers []string
-	Templates   []tokenizer.ChatTemplate
+	// Special is the texts of the tokens that begin and end a text, by role
+	// ("bos", "eos"), as far as the source states them.
+	Special   map[string]string
+	Templates []tokenizer.ChatTemplate
 }
 
 // A Candidate is the file to be judged, open.
@@ -305,6 +308,9 @@ func (j *judgement) tokens(context.Context) error {
 		return errors.New("the file has a vocabulary and the source has no tokenizer")
 	}
 	r := compareTokens(j.source.Encoder, j.enc, j.vocab, j.source.Normalizers, j.Text)
+	if j.model.Pooling == spec.PoolNone { // the texts of others end as their own settings say
+		r.compareSpecial(j.source.Special, j.vocab)
+	}
 	j.report.Tokens = &r
 	j.gate(mustHold("tokens.equal", r.Equal, "the file's tokenizer gives the source's ids"))
 	return nil
