@@ -72,7 +72,7 @@ read from the Hub is checked against the digests that the Hub names.`,
 	f.BoolVar(&m.allow, "allow-nonfinite", false, "convert weights that are NaN or infinite, with a warning")
 	f.BoolVar(&m.cache, "cache", false, "keep what is read from the Hub in the Hugging Face cache")
 	f.BoolVar(&m.dryRun, "dry-run", false, "stop after the plan")
-	f.BoolVar(&m.validate, "validate", false, "judge the file as modelpipe validate does before it gets its name, and leave nothing where a gate says no; the flags below say how")
+	f.BoolVar(&m.validate, "validate", false, "judge the file as modelpipe validate does (by --max-kld, --gate, --report, ...) before it gets its name, and leave nothing where a gate says no")
 	m.judging.register(f)
 	f.DurationVar(&m.interval, "progress", 10*time.Second, "`INTERVAL` of the progress lines where there is no terminal")
 	return cmd
