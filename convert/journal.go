@@ -73,6 +73,22 @@ func identify(plan *Plan, src fs.FS, opts FileOptions) (identity, error) {
 	return id, err
 }
 
+// Identity names the bytes of an output before they are rendered: outputs of
+// one identity are the same. It changes with the plan, with what else the
+// bytes depend on, and with the size or time of a file of the source.
+func Identity(plan *Plan, src fs.FS, opts FileOptions) (string, error) {
+	id, err := identify(plan, src, opts)
+	if err != nil {
+		return "", err
+	}
+	text, err := json.Marshal(id)
+	if err != nil {
+		return "", fmt.Errorf("identity: %w", err)
+	}
+	sum := sha256.Sum256(text)
+	return "sha256:" + hex.EncodeToString(sum[:]), nil
+}
+
 // sourceFiles describes the files that a plan reads, in the order of their
 // names.
 func sourceFiles(plan *Plan, src fs.FS) ([]sourceFile, error) {

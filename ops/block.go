@@ -131,22 +131,33 @@ func (g *blockGraph) mixed(x *Node) *Node {
 	return g.attention(x)
 }
 
+// beforeFeedForward is a block's residual stream after its mixing part, and the
+// feed-forward part's input.
+func (g *blockGraph) beforeFeedForward() (x, in *Node) {
+	b := g.Block
+	x = g.input("x", g.Sequences*g.Length, g.Width)
+	in = g.norm(b.PreMix, spec.PreMix, x)
+	mixed := g.addScaled(x, g.norm(b.PostMix, spec.PostMix, g.mixed(in)))
+	switch {
+	case !b.Parallel:
+		mixed = g.norm(b.SumMix, spec.SumMix, mixed)
+		in = g.norm(b.PreFFN, spec.PreFFN, mixed)
+	case b.PreFFN != nil:
+		in = g.norm(b.PreFFN, spec.PreFFN, x)
+	}
+	return mixed, in
+}
+
+// afterFeedForward adds the feed-forward part's output to the residual stream.
+func (g *blockGraph) afterFeedForward(x, out *Node) *Node {
+	b := g.Block
+	return g.norm(b.SumFFN, spec.SumFFN, g.addScaled(x, g.norm(b.PostFFN, spec.PostFFN, out)))
+}
+
 // whole builds a block without experts: the residual stream after it, and taps.
 func (g *blockGraph) whole() []*Node {
-	b := g.Block
-	x := g.input("x", g.Sequences*g.Length, g.Width)
-	in := g.norm(b.PreMix, spec.PreMix, x)
-	mix := g.mixed(in)
-	if b.Parallel {
-		if b.PreFFN != nil {
-			in = g.norm(b.PreFFN, spec.PreFFN, x)
-		}
-		x = g.addScaled(x, Add(mix, g.feedForward(in, spec.Gate, spec.Up, spec.Down)))
-		return append([]*Node{x}, g.taps...)
-	}
-	x = g.norm(b.SumMix, spec.SumMix, g.addScaled(x, g.norm(b.PostMix, spec.PostMix, mix)))
-	out := g.feedForward(g.norm(b.PreFFN, spec.PreFFN, x), spec.Gate, spec.Up, spec.Down)
-	x = g.norm(b.SumFFN, spec.SumFFN, g.addScaled(x, g.norm(b.PostFFN, spec.PostFFN, out)))
+	x, in := g.beforeFeedForward()
+	x = g.afterFeedForward(x, g.feedForward(in, spec.Gate, spec.Up, spec.Down))
 	return append([]*Node{x}, g.taps...)
 }
 
@@ -154,22 +165,10 @@ func (g *blockGraph) whole() []*Node {
 // experts' input, the router's logits, the shared part's output where there is
 // one, and taps.
 func (g *blockGraph) beforeExperts() []*Node {
-	b := g.Block
-	x := g.input("x", g.Sequences*g.Length, g.Width)
-	in := g.norm(b.PreMix, spec.PreMix, x)
-	mix := g.mixed(in)
-	if b.Parallel {
-		if b.PreFFN != nil {
-			in = g.norm(b.PreFFN, spec.PreFFN, x)
-		}
-		x = g.addScaled(x, mix)
-	} else {
-		x = g.norm(b.SumMix, spec.SumMix, g.addScaled(x, g.norm(b.PostMix, spec.PostMix, mix)))
-		in = g.norm(b.PreFFN, spec.PreFFN, x)
-	}
+	x, in := g.beforeFeedForward()
 	g.tap(spec.Router, in)
 	outputs := []*Node{Identity(x), Identity(in), g.mul(spec.Router, in)}
-	if b.FFN.MoE.SharedInner > 0 {
+	if g.Block.FFN.MoE.SharedInner > 0 {
 		shared := g.feedForward(in, spec.SharedGate, spec.SharedUp, spec.SharedDown)
 		if g.has(spec.SharedRouter) {
 			g.tap(spec.SharedRouter, in)
@@ -182,14 +181,12 @@ func (g *blockGraph) beforeExperts() []*Node {
 
 // afterExperts builds the rest of that block from the sum of the experts.
 func (g *blockGraph) afterExperts() []*Node {
-	b := g.Block
 	x := g.input("x", g.Sequences*g.Length, g.Width)
 	out := g.input("experts", g.Sequences*g.Length, g.Width)
-	if b.FFN.MoE.SharedInner > 0 {
+	if g.Block.FFN.MoE.SharedInner > 0 {
 		out = Add(out, g.input("shared", g.Sequences*g.Length, g.Width))
 	}
-	x = g.addScaled(x, g.norm(b.PostFFN, spec.PostFFN, out))
-	return []*Node{g.norm(b.SumFFN, spec.SumFFN, x)}
+	return []*Node{g.afterFeedForward(x, out)}
 }
 
 // expert builds one expert for rows of input, of which "valid" says with 1 or 0

@@ -3,40 +3,30 @@ package ops
 import (
 	"archive/zip"
 	"encoding/json"
-	"io"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
-	"testing/fstest"
 
 	"github.com/modelpipe/modelpipe/ops/fromhf"
 	"github.com/modelpipe/modelpipe/ops/plain"
 )
 
 // unpacked is a zip file's content.
-func unpacked(t *testing.T, name string) fstest.MapFS {
+func unpacked(t *testing.T, name string) fs.FS {
 	t.Helper()
 	z, err := zip.OpenReader(name)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer z.Close()
-	files := fstest.MapFS{}
-	for _, f := range z.File {
-		r, err := f.Open()
-		if err != nil {
-			t.Fatal(err)
-		}
-		data, err := io.ReadAll(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.Close()
-		files[filepath.Base(f.Name)] = &fstest.MapFile{Data: data}
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, z); err != nil {
+		t.Fatal(err)
 	}
-	return files
+	return os.DirFS(dir)
 }
 
 // TestFamilies runs tiny models of real families on the Go backend and in

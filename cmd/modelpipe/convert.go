@@ -22,6 +22,7 @@ import (
 	"github.com/modelpipe/modelpipe/convert"
 	"github.com/modelpipe/modelpipe/gguf"
 	"github.com/modelpipe/modelpipe/hub"
+	"github.com/modelpipe/modelpipe/publish"
 	"github.com/modelpipe/modelpipe/quantize"
 	"github.com/modelpipe/modelpipe/validate"
 )
@@ -37,6 +38,8 @@ type making struct {
 	allow    bool
 	cache    bool
 	dryRun   bool
+	moveTag  bool
+	trust    bool
 	interval time.Duration
 	validate bool
 	judging  judging
@@ -54,10 +57,15 @@ name when it is complete and on the disk; an interrupted conversion goes on
 with --resume and ends in the same bytes. After an error nothing is left.
 
 SOURCE is a model folder, hf://org/name[@revision], or a .gguf file. What is
-read from the Hub is checked against the digests that the Hub names.`,
+read from the Hub is checked against the digests that the Hub names.
+
+With -o s3://bucket/key.gguf or oci://host/repository:tag the file is uploaded
+while it is rendered, without a copy on this machine's disk, and read back (see
+publish).`,
 		Example: `  modelpipe convert ./Qwen3-0.6B --type q8_0
   modelpipe convert hf://Qwen/Qwen3-0.6B -o qwen3.gguf
-  modelpipe convert model-f16.gguf --type q8_0 -o model-q8_0.gguf`,
+  modelpipe convert model-f16.gguf --type q8_0 -o model-q8_0.gguf
+  modelpipe convert hf://Qwen/Qwen3-0.6B --type q4_k_m -o s3://models/qwen3-q4_k_m.gguf`,
 		Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.convert(cmd.Context(), args[0], &c, &m)
@@ -65,9 +73,11 @@ read from the Hub is checked against the digests that the Hub names.`,
 	}
 	f := cmd.Flags()
 	c.register(f)
-	f.StringVarP(&m.output, "output", "o", "", "the `PATH` of the file (default NAME-TYPE.gguf in this folder)")
+	f.StringVarP(&m.output, "output", "o", "", "the `PATH` of the file, s3://bucket/key.gguf or oci://host/repository:tag (default NAME-TYPE.gguf in this folder)")
 	f.StringVar(&m.split, "split-max-size", "", "split the model into files of at most `SIZE` (500M, 5G) of tensor data")
 	f.BoolVar(&m.resume, "resume", false, "go on with an interrupted conversion")
+	f.BoolVar(&m.moveTag, "move-tag", false, "let a tag of a registry that is there move to this model")
+	f.BoolVar(&m.trust, "trust-checksum", false, trustHelp)
 	f.IntVar(&m.threads, "threads", 0, "number of workers (default: the processors that this process may use)")
 	f.BoolVar(&m.allow, "allow-nonfinite", false, "convert weights that are NaN or infinite, with a warning")
 	f.BoolVar(&m.cache, "cache", false, "keep what is read from the Hub in the Hugging Face cache")
@@ -99,7 +109,12 @@ func (a *app) convert(ctx context.Context, arg string, c *conversion, m *making)
 	if err != nil {
 		return err
 	}
-	out := m.output
+	out, target := m.output, ""
+	if publish.IsRemote(out) {
+		if target, out, err = splitTarget(out); err != nil {
+			return err
+		}
+	}
 	if out == "" {
 		out = defaultOutput(s, c.chosen.Preset, p)
 	}
@@ -109,7 +124,7 @@ func (a *app) convert(ctx context.Context, arg string, c *conversion, m *making)
 			return err
 		}
 	}
-	outputs, err := nameParts(out, plans)
+	outputs, err := nameParts(out, plans, target != "")
 	if err != nil {
 		return err
 	}
@@ -123,7 +138,7 @@ func (a *app) convert(ctx context.Context, arg string, c *conversion, m *making)
 			return a.printPlan(s, c, p)
 		}
 		for _, o := range outputs {
-			fmt.Fprintf(a.stdout, "would write %s (%d bytes)\n", o.Path, o.Plan.Size)
+			fmt.Fprintf(a.stdout, "would write %s (%d bytes)\n", strings.TrimPrefix(target+" "+o.Path, " "), o.Plan.Size)
 		}
 		return nil
 	}
@@ -136,13 +151,27 @@ func (a *app) convert(ctx context.Context, arg string, c *conversion, m *making)
 		}
 	}
 	if m.validate {
+		if target != "" {
+			return usagef("--validate judges a file of this machine: give -o a path, then publish it")
+		}
 		if err := a.canJudge(ctx, &m.judging, s, c.importance); err != nil {
 			return err
 		}
 	}
-	progress := new(convert.Progress)
-	stop := sync.OnceFunc(a.showProgress(progress, outputs, m.interval))
 	start := time.Now()
+	if target != "" {
+		receipt, err := a.convertTo(ctx, s, c, m, p, outputs, target)
+		if err != nil {
+			return err
+		}
+		return a.reportPublished(s, c, p, receipt, time.Since(start))
+	}
+	progress := new(convert.Progress)
+	total := int64(0)
+	for _, o := range outputs {
+		total += o.Plan.Size
+	}
+	stop := sync.OnceFunc(a.showProgress(meter{"converting", total, progress.Done.Load, progress.Tensor}, m.interval))
 	opts := convert.FileOptions{
 		RenderOptions: convert.RenderOptions{Threads: m.threads, AllowNonfinite: m.allow, Imatrix: c.importance, SourceOrder: s.snapshot != nil, Progress: progress},
 		Resume:        m.resume,
@@ -150,7 +179,7 @@ func (a *app) convert(ctx context.Context, arg string, c *conversion, m *making)
 		Discarded: func(path string) {
 			a.log.Warn("what an interrupted run has left is thrown away: --resume would have gone on with it", "file", path)
 		},
-		Keep: func(err error) bool { return errors.Is(err, hub.ErrUnavailable) },
+		Keep: keepOutput,
 	}
 	var judged *validate.Report
 	opts.Verify = func(ctx context.Context) error {
@@ -211,6 +240,26 @@ func (a *app) judgePartial(ctx context.Context, m *making, s *source, importance
 type unnamed struct{ fs.FS }
 
 func (u unnamed) Open(name string) (fs.File, error) { return u.FS.Open(convert.PartialName(name)) }
+
+// keepOutput says of which errors a later run may be free.
+func keepOutput(err error) bool { return errors.Is(err, hub.ErrUnavailable) }
+
+// splitTarget splits -o of a remote output into the target and the name of
+// the file, which is empty where it is left to us.
+func splitTarget(out string) (target, name string, err error) {
+	if !strings.HasPrefix(out, "s3://") {
+		return out, "", nil
+	}
+	i := strings.LastIndex(out, "/")
+	target, name = out[:i], out[i+1:]
+	switch {
+	case target == "s3:/":
+		return out, "", nil // only a bucket
+	case name != "" && !strings.HasSuffix(name, ".gguf"):
+		return "", "", usagef("-o %s: want s3://bucket/NAME.gguf, or a slash at the end of a folder", out)
+	}
+	return target, name, nil
+}
 
 // smallFile bounds what --cache keeps besides the tensors.
 const smallFile = 64 << 20
@@ -350,6 +399,45 @@ func (a *app) report(s *source, c *conversion, p *convert.Plan, outputs []conver
 	return nil
 }
 
+// publishedJSON is what convert prints with --json where the file was published.
+type publishedJSON struct {
+	Output string `json:"output"`
+	SHA256 string `json:"sha256"`
+	Size   int64  `json:"size"`
+	recipeJSON
+	Architecture string           `json:"architecture"`
+	Parameters   int64            `json:"parameters"`
+	Tensors      int              `json:"tensors"`
+	Repository   string           `json:"repository,omitempty"`
+	Commit       string           `json:"commit,omitempty"`
+	Notes        []string         `json:"notes"`
+	Seconds      float64          `json:"seconds"`
+	NetworkRead  int64            `json:"network_read,omitempty"` // bytes
+	PeakMemory   int64            `json:"peak_memory"`            // resident bytes, pages of files included
+	Published    *publish.Receipt `json:"published"`
+}
+
+// reportPublished prints what was made and where it is.
+func (a *app) reportPublished(s *source, c *conversion, p *convert.Plan, r *publish.Receipt, took time.Duration) error {
+	recipe, err := c.describe()
+	if err != nil {
+		return err
+	}
+	if !a.json {
+		a.printReceipt(r)
+		return nil
+	}
+	v := publishedJSON{
+		Output: r.Files[0].Location, SHA256: r.Files[0].SHA256, Size: p.Size, recipeJSON: recipe,
+		Architecture: p.Arch, Parameters: p.Parameters, Tensors: len(p.Steps), Repository: s.repo, Commit: s.commit,
+		Notes: append([]string{}, p.Notes...), Seconds: took.Seconds(), PeakMemory: peakMemory(), Published: r,
+	}
+	if s.bytesRead != nil {
+		v.NetworkRead = s.bytesRead()
+	}
+	return a.printJSON(v)
+}
+
 // typesByBytes returns the types of a plan, that with the most bytes first.
 func typesByBytes(p *convert.Plan) []gguf.Type {
 	bytes := map[gguf.Type]int64{}
@@ -376,11 +464,11 @@ func defaultOutput(s *source, outType string, p *convert.Plan) string {
 }
 
 // nameParts gives the parts of a split their names.
-func nameParts(out string, plans []*convert.Plan) ([]convert.Output, error) {
-	if info, err := os.Stat(out); err == nil && info.IsDir() {
+func nameParts(out string, plans []*convert.Plan, remote bool) ([]convert.Output, error) {
+	if info, err := os.Stat(out); err == nil && info.IsDir() && !remote {
 		return nil, usagef("-o %s: is a folder: want the path of the file", out)
 	}
-	if dir := filepath.Dir(out); dir != "." {
+	if dir := filepath.Dir(out); dir != "." && !remote {
 		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("output: folder %s does not exist", dir)
 		}

@@ -6,18 +6,23 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/modelpipe/modelpipe/convert"
 )
 
-// showProgress shows how far a conversion is until the returned function is
+// defaultInterval is that of progress lines where there is no terminal.
+const defaultInterval = 10 * time.Second
+
+// meter is something whose progress is shown.
+type meter struct {
+	verb  string // "converting"
+	total int64  // bytes
+	done  func() int64
+	at    func() string // what is worked on, or ""
+}
+
+// showProgress shows how far a meter is until the returned function is
 // called: a bar that is drawn again on a terminal, a log line each interval
 // elsewhere.
-func (a *app) showProgress(p *convert.Progress, outputs []convert.Output, interval time.Duration) func() {
-	total := int64(0)
-	for _, o := range outputs {
-		total += o.Plan.Size
-	}
+func (a *app) showProgress(m meter, interval time.Duration) func() {
 	bar := isTerminal(a.stderr)
 	if bar {
 		interval = 200 * time.Millisecond
@@ -30,7 +35,7 @@ func (a *app) showProgress(p *convert.Progress, outputs []convert.Output, interv
 	wg.Go(func() {
 		tick := time.NewTicker(interval)
 		defer tick.Stop()
-		start, first := time.Now(), p.Done.Load()
+		start, first := time.Now(), m.done()
 		for {
 			select {
 			case <-done:
@@ -40,21 +45,21 @@ func (a *app) showProgress(p *convert.Progress, outputs []convert.Output, interv
 				return
 			case <-tick.C:
 			}
-			n := p.Done.Load()
+			n := m.done()
 			rate := float64(n-first) / time.Since(start).Seconds()
 			eta := "?"
 			if rate > 0 {
-				eta = time.Duration(float64(total-n) / rate * float64(time.Second)).Round(time.Second).String()
+				eta = time.Duration(float64(m.total-n) / rate * float64(time.Second)).Round(time.Second).String()
 			}
-			tensor := p.Tensor()
+			at := m.at()
 			if !bar {
-				a.log.Info("converting", "done", n, "total", total, "percent", int(100*float64(n)/float64(total)), "mb_per_second", int(rate/1e6), "eta", eta, "tensor", tensor)
+				a.log.Info(m.verb, "done", n, "total", m.total, "percent", int(100*float64(n)/float64(m.total)), "mb_per_second", int(rate/1e6), "eta", eta, "at", at)
 				continue
 			}
 			const width = 30
-			filled := int(width * float64(n) / float64(total))
+			filled := int(width * float64(n) / float64(m.total))
 			fmt.Fprintf(a.stderr, "\r\x1b[K[%s%s] %3d%%  %.2f of %.2f GB  %.0f MB/s  %s  %.40s", strings.Repeat("=", filled), strings.Repeat(" ", width-filled),
-				int(100*float64(n)/float64(total)), float64(n)/1e9, float64(total)/1e9, rate/1e6, eta, tensor)
+				int(100*float64(n)/float64(m.total)), float64(n)/1e9, float64(m.total)/1e9, rate/1e6, eta, at)
 		}
 	})
 	return func() {

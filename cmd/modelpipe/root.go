@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/modelpipe/modelpipe/hub"
+	"github.com/modelpipe/modelpipe/publish"
 )
 
 // The exit codes of every command.
@@ -48,7 +49,7 @@ func exitCode(err error) int {
 		return exitDone
 	case errors.As(err, &exit):
 		return exit.code
-	case errors.Is(err, hub.ErrUnavailable):
+	case errors.Is(err, hub.ErrUnavailable), errors.Is(err, publish.ErrUnavailable):
 		return exitUnavailable
 	}
 	return exitFailed
