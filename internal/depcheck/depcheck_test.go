@@ -29,7 +29,7 @@ var allowed = map[string][]string{
 	"ops":         {"gguf", "safetensors", "quantize"},
 	"validate":    {"gguf", "safetensors", "tokenizer", "quantize", "ops"},
 	"publish":     {},
-	"catalog":     {"gguf"},
+	"catalog":     {"gguf", "publish"},
 	"edge":        {"catalog"},
 	"pipeline":    {"gguf", "safetensors", "hub", "tokenizer", "quantize", "convert", "ops", "validate", "publish", "catalog", "edge"},
 	"internal":    {},

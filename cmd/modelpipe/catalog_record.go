@@ -1,0 +1,208 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/modelpipe/modelpipe/catalog"
+	"github.com/modelpipe/modelpipe/catalog/trust"
+	"github.com/modelpipe/modelpipe/gguf"
+	"github.com/modelpipe/modelpipe/publish"
+)
+
+func init() { registerCatalog(newCatalogRecord) }
+
+// recording is what the flags of catalog record say.
+type recording struct {
+	store, model, variant, preset string
+	source, commit                string
+	conversion, report            string
+	policy, channel               string
+}
+
+func newCatalogRecord(a *app) *cobra.Command {
+	var r recording
+	cmd := &cobra.Command{
+		Use:   "record FILE.gguf",
+		Short: "Put a GGUF file into a store, with its record beside it",
+		Long: `Record publishes a GGUF file, all parts of a split one, into the folder of a
+variant in a store, and puts beside it what the catalog is made of: size,
+digest, types, parameters, memory, where it comes from, and, where given, the
+report of its validation and a signed statement of provenance.
+
+It prints the ID of the variant, which catalog publish takes. What is in the
+store already, and the same, is left as it is.`,
+		Example: `  modelpipe convert hf://org/name --type Q4_K_M -o name.gguf --json > name.json
+  modelpipe catalog record name.gguf --store out/store --model name --variant Q4_K_M --conversion name.json`,
+		Args: args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.catalogRecord(cmd.Context(), args[0], &r)
+		},
+	}
+	storeFlag(cmd, &r.store)
+	f := cmd.Flags()
+	f.StringVar(&r.model, "model", "", "the `SLUG` of the model")
+	f.StringVar(&r.variant, "variant", "", "the `NAME` of the variant in the curation file")
+	f.StringVar(&r.preset, "preset", "", "the `PRESET` or type (default: the name of the variant)")
+	f.StringVar(&r.source, "source", "", "what the file was made from: hf://org/name (default: what --conversion says)")
+	f.StringVar(&r.commit, "commit", "", "the `COMMIT` of the source")
+	f.StringVar(&r.conversion, "conversion", "", "what convert --json printed, a `FILE`")
+	f.StringVar(&r.report, "report", "", "the report of the validation, a JSON `FILE`")
+	f.StringVar(&r.policy, "trust", "", "sign a statement of provenance with the channel's keys of the policy `FILE`")
+	channelFlag(cmd, &r.channel)
+	return cmd
+}
+
+func (a *app) catalogRecord(ctx context.Context, name string, r *recording) error {
+	if r.model == "" || r.variant == "" {
+		return usagef("catalog record: --model and --variant are missing")
+	}
+	if r.preset == "" {
+		r.preset = r.variant
+	}
+	store, err := openStore(r.store)
+	if err != nil {
+		return err
+	}
+	sink, ok := store.(publish.Sink)
+	if !ok {
+		return fmt.Errorf("store %s: takes no files", r.store)
+	}
+	g, err := gguf.Open(name)
+	if err != nil {
+		return fmt.Errorf("record %s: %w", name, err)
+	}
+	defer g.Close()
+	var files []catalog.File
+	artifact := &publish.Artifact{}
+	for _, p := range g.Parts {
+		base := filepath.Base(p.Name)
+		f, err := os.Open(filepath.Join(filepath.Dir(name), base))
+		if err != nil {
+			return fmt.Errorf("record %s: %w", name, err)
+		}
+		defer f.Close()
+		digest, err := digestOf(ctx, f)
+		if err != nil {
+			return fmt.Errorf("record %s: %w", name, err)
+		}
+		files = append(files, catalog.File{Path: base, Size: p.Size, SHA256: catalog.Digest("sha256:" + digest), Role: catalog.RoleModel})
+		artifact.Files = append(artifact.Files, publish.File{Name: base, Role: publish.RoleModel, Size: p.Size, Content: f, SHA256: digest})
+	}
+	from, err := r.provenance()
+	if err != nil {
+		return err
+	}
+	dir := catalog.VariantDir(r.model, catalog.VariantID(r.variant, files[0].SHA256))
+	record, err := catalog.NewRecord(r.model, r.variant, r.preset, g.Header, files, []catalog.Location{{Kind: catalog.KindStore, URI: dir}}, from)
+	if err != nil {
+		return err
+	}
+	for i := range artifact.Files {
+		artifact.Files[i].Name = path.Join(dir, artifact.Files[i].Name)
+	}
+	var report []byte
+	if r.report != "" {
+		if report, err = os.ReadFile(r.report); err != nil {
+			return err
+		}
+	}
+	var attestation []byte
+	if r.policy != "" {
+		if attestation, err = r.attest(ctx, record); err != nil {
+			return err
+		}
+	}
+	if _, err := sink.Publish(ctx, artifact, publish.Options{Resume: true, Log: a.log}); err != nil {
+		return err
+	}
+	if err := operatorOf(store).PutRecord(ctx, record, report, attestation); err != nil {
+		return fmt.Errorf("record %s: %w", name, err)
+	}
+	return a.say(record, "%s\n", record.Variant.ID)
+}
+
+// digestOf returns the SHA-256 of what a reader has, in hexadecimal.
+func digestOf(ctx context.Context, r io.Reader) (string, error) {
+	h := sha256.New()
+	buffer := make([]byte, 1<<20)
+	for {
+		n, err := r.Read(buffer)
+		h.Write(buffer[:n])
+		if errors.Is(err, io.EOF) {
+			return hex.EncodeToString(h.Sum(nil)), nil
+		}
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return "", err
+		}
+	}
+}
+
+// provenance is what the flags and the conversion's JSON say.
+func (r *recording) provenance() (catalog.Provenance, error) {
+	p := catalog.Provenance{Tool: catalog.Tool{Name: "modelpipe", Version: version().Version}, Created: time.Now()}
+	if r.conversion != "" {
+		data, err := os.ReadFile(r.conversion)
+		if err != nil {
+			return p, err
+		}
+		var c struct {
+			Repository    string         `json:"repository"`
+			Commit        string         `json:"commit"`
+			RecipeDigest  catalog.Digest `json:"recipe_digest"`
+			ImatrixDigest string         `json:"imatrix_digest"`
+		}
+		if err := json.Unmarshal(data, &c); err != nil {
+			return p, fmt.Errorf("%s: %w", r.conversion, err)
+		}
+		if c.Repository != "" {
+			p.Source = catalog.Source{Repository: "hf://" + c.Repository, Commit: c.Commit}
+		}
+		p.Recipe = c.RecipeDigest
+		if c.ImatrixDigest != "" {
+			p.Imatrix = catalog.Digest("sha256:" + strings.TrimPrefix(c.ImatrixDigest, "sha256:"))
+		}
+		if info, err := os.Stat(r.conversion); err == nil {
+			p.Created = info.ModTime()
+		}
+	}
+	if r.source != "" {
+		p.Source = catalog.Source{Repository: r.source, Commit: r.commit}
+	}
+	if p.Source.Repository == "" {
+		return p, usagef("catalog record: where the file comes from is missing: give --source or --conversion")
+	}
+	return p, nil
+}
+
+// attest signs what is said of the variant's provenance.
+func (r *recording) attest(ctx context.Context, record *catalog.Record) ([]byte, error) {
+	policy, err := trust.ReadPolicy(r.policy)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := policy.ChannelKeys(r.channel)
+	if err != nil {
+		return nil, err
+	}
+	s, err := trust.NewStatement(r.model, &record.Variant)
+	if err != nil {
+		return nil, err
+	}
+	return trust.Attest(ctx, s, keys...)
+}
