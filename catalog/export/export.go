@@ -82,7 +82,7 @@ type Format interface {
 }
 
 // run is a format at work: model is called for each model that has an active
-// release, in the order of the catalog, then files.
+// release, in any order, then files.
 type run interface {
 	model(*job, *catalog.Model) error
 	files(*job) ([]File, error)
@@ -134,18 +134,30 @@ func (f format[E]) start() run    { return &entries[E]{format: f} }
 
 type entries[E any] struct {
 	format format[E]
-	all    []E
+	all    []named[E]
+}
+
+type named[E any] struct {
+	slug  string
+	entry E
 }
 
 func (r *entries[E]) model(j *job, m *catalog.Model) error {
 	e, err := r.format.entry(j, m)
 	if err == nil {
-		r.all = append(r.all, e)
+		r.all = append(r.all, named[E]{m.Slug, e})
 	}
 	return err
 }
 
-func (r *entries[E]) files(j *job) ([]File, error) { return r.format.write(j, r.all) }
+func (r *entries[E]) files(j *job) ([]File, error) {
+	slices.SortStableFunc(r.all, func(a, b named[E]) int { return strings.Compare(a.slug, b.slug) })
+	ordered := make([]E, len(r.all))
+	for i, e := range r.all {
+		ordered[i] = e.entry
+	}
+	return r.format.write(j, ordered)
+}
 
 var formats = map[string]Format{}
 
@@ -198,8 +210,8 @@ func short(s string) string {
 	return s
 }
 
-// Export writes the models in the formats. Models come one at a time, ordered
-// by slug; what is kept of each is its entry in each format. Models that no
+// Export writes the models in the formats. Models come one at a time, in any
+// order; what is kept of each is its entry in each format. Models that no
 // release offers any more are left out of all formats.
 func Export(models iter.Seq2[*catalog.Model, error], o Options, formats ...Format) (*Result, error) {
 	o.fill()
