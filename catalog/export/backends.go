@@ -166,23 +166,22 @@ func rateLimits(m *catalog.Model, scope, count string) []catalog.RateLimit {
 	return out
 }
 
-// modelFile returns the file to load of a variant, and its projector.
-func modelFile(v *catalog.Variant) (model catalog.File, projector *catalog.File, parts int) {
+// ModelFiles returns the parts of a variant's model, in order, and its
+// projector, if there is one.
+func ModelFiles(v *catalog.Variant) (parts []catalog.File, projector *catalog.File) {
 	for i, f := range v.Files {
 		switch f.Role {
 		case catalog.RoleModel:
-			if parts++; parts == 1 {
-				model = f
-			}
+			parts = append(parts, f)
 		case catalog.RoleProjector:
 			projector = &v.Files[i]
 		}
 	}
-	return model, projector, parts
+	return parts, projector
 }
 
-// location returns the first location of a kind.
-func location(v *catalog.Variant, kind string) (catalog.Location, bool) {
+// Location returns the first location of a kind.
+func Location(v *catalog.Variant, kind string) (catalog.Location, bool) {
 	for _, l := range v.Locations {
 		if l.Kind == kind {
 			return l, true

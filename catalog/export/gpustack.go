@@ -84,15 +84,15 @@ func gpuStackEntry(j *job, m *catalog.Model) (gpuStackSet, error) {
 		s.ReleaseDate = m.Released.UTC().Format("2006-01-02")
 	}
 	for _, v := range m.Served() {
-		model, _, _ := modelFile(v)
-		spec := gpuStackSpec{Mode: "standard", Quantization: v.Preset, Source: "local_path", LocalPath: j.Path(m, v, model), Backend: "llama.cpp"}
+		parts, _ := ModelFiles(v)
+		spec := gpuStackSpec{Mode: "standard", Quantization: v.Preset, Source: "local_path", LocalPath: j.Path(m, v, parts[0]), Backend: "llama.cpp"}
 		for _, o := range llamaOptions(j, m, v) {
 			switch {
 			case o.name == "model":
 			case o.value == "":
 				spec.Parameters = append(spec.Parameters, "--"+o.name)
 			default:
-				spec.Parameters = append(spec.Parameters, "--"+o.name+"="+shellQuote(o.value))
+				spec.Parameters = append(spec.Parameters, "--"+o.name+"="+ShellQuote(o.value))
 			}
 		}
 		s.Specs = append(s.Specs, spec)

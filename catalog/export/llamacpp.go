@@ -22,8 +22,8 @@ func LlamaRuns(m *catalog.Model) error {
 // llamaOptions are the options with which llama-server serves a variant that
 // lies in the node's copy of the store. The chat template is the file's own.
 func llamaOptions(j *job, m *catalog.Model, v *catalog.Variant) []llamaOption {
-	model, projector, _ := modelFile(v)
-	out := []llamaOption{{"model", j.Path(m, v, model)}}
+	parts, projector := ModelFiles(v)
+	out := []llamaOption{{"model", j.Path(m, v, parts[0])}}
 	if projector != nil {
 		out = append(out, llamaOption{"mmproj", j.Path(m, v, *projector)})
 	}
@@ -32,12 +32,24 @@ func llamaOptions(j *job, m *catalog.Model, v *catalog.Variant) []llamaOption {
 		// of all sequences together
 		llamaOption{"ctx-size", strconv.FormatInt(m.Serving.ContextTokens*parallel, 10)},
 		llamaOption{"parallel", strconv.FormatInt(parallel, 10)},
-	), LlamaFlags(m)...)
+	), llamaFlags(m)...)
 }
 
-// LlamaFlags are the options of llama-server that a model asks for wherever
+// LlamaArgs are the options with which llama-server serves one caller at a
+// time, as words for a shell, without those that say where the files are.
+func LlamaArgs(m *catalog.Model) []string {
+	args := []string{"--ctx-size", strconv.FormatInt(m.Serving.ContextTokens, 10)}
+	for _, o := range llamaFlags(m) {
+		if args = append(args, "--"+o.name); o.value != "" {
+			args = append(args, ShellQuote(o.value))
+		}
+	}
+	return args
+}
+
+// llamaFlags are the options of llama-server that a model asks for wherever
 // its file is.
-func LlamaFlags(m *catalog.Model) []llamaOption {
+func llamaFlags(m *catalog.Model) []llamaOption {
 	var out []llamaOption
 	number := func(name string, v int64) {
 		if v > 0 {

@@ -68,7 +68,7 @@ func llamaSwapEntry(j *job, m *catalog.Model) (map[string]llamaSwapModel, error)
 			if strings.Contains(o.value, "${") {
 				return nil, unsupported("llama-swap would expand %q", short(o.value))
 			}
-			args = append(args, shellQuote(o.value))
+			args = append(args, ShellQuote(o.value))
 		}
 		s := llamaSwapModel{
 			Cmd: strings.Join(args, " "), Name: llamaSwapText(j, "name", m.DisplayName), Description: llamaSwapText(j, "description", m.Description),
@@ -111,8 +111,8 @@ func llamaSwapText(j *job, field, text string) string {
 	return text
 }
 
-// shellQuote quotes a word for a POSIX shell.
-func shellQuote(s string) string {
+// ShellQuote quotes a word for a POSIX shell.
+func ShellQuote(s string) string {
 	plain := func(r rune) bool {
 		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_./:=,@%+", r)
 	}

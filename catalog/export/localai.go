@@ -86,7 +86,7 @@ func localAIEntry(j *job, m *catalog.Model) ([]localAIModel, error) {
 	}
 	var out []localAIModel
 	for _, v := range m.Served() {
-		place, ok := location(v, catalog.KindHTTP)
+		place, ok := Location(v, catalog.KindHTTP)
 		if !ok {
 			j.note("variant %s is left out: it cannot be had by http", v.ID)
 			continue
@@ -105,9 +105,9 @@ func localAIEntry(j *job, m *catalog.Model) ([]localAIModel, error) {
 			l.Name = m.Slug + "-" + strings.ToLower(v.Name)
 			out[0].Variants = append(out[0].Variants, localAIVariant{l.Name})
 		}
-		model, projector, _ := modelFile(v)
+		parts, projector := ModelFiles(v)
 		dir := "llama-cpp/models/" + m.Slug + "/" + v.ID + "/"
-		l.Overrides.Parameters.Model = dir + model.Path
+		l.Overrides.Parameters.Model = dir + parts[0].Path
 		if projector != nil {
 			l.Overrides.Projector = dir + projector.Path
 		}

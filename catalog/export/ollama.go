@@ -39,11 +39,11 @@ func init() {
 					j.note("variant %s is left out: %s", v.ID, err)
 					continue
 				}
-				model, _, _ := modelFile(v)
+				parts, _ := ModelFiles(v)
 				name := OllamaName(m, v)
 				out = append(out, ollamaModel{
 					Name: name, Model: name, ModifiedAt: v.Provenance.Created, Size: v.Size,
-					Digest: strings.TrimPrefix(string(model.SHA256), "sha256:"),
+					Digest: strings.TrimPrefix(string(parts[0].SHA256), "sha256:"),
 					Details: ollamaDetails{
 						Format: v.Format, Family: m.Architecture, Families: []string{m.Architecture},
 						ParameterSize: parameterSize(m.Parameters.Total), QuantizationLevel: v.Preset,
@@ -72,15 +72,15 @@ func OllamaRuns(m *catalog.Model, v *catalog.Variant) error {
 	default:
 		return unsupported("Ollama has no task %s", m.Task)
 	}
-	if _, _, parts := modelFile(v); parts > 1 {
-		return unsupported("Ollama does not pull a model in %d parts", parts)
+	if parts, _ := ModelFiles(v); len(parts) > 1 {
+		return unsupported("Ollama does not pull a model in %d parts", len(parts))
 	}
 	return nil
 }
 
 // OllamaName returns the name under which Ollama pulls or lists a variant.
 func OllamaName(m *catalog.Model, v *catalog.Variant) string {
-	if l, ok := location(v, catalog.KindOCI); ok && l.Ollama != "" {
+	if l, ok := Location(v, catalog.KindOCI); ok && l.Ollama != "" {
 		return l.Ollama
 	}
 	return m.Slug + ":" + strings.ToLower(v.Name)

@@ -86,14 +86,21 @@ func init() {
 	})
 }
 
+// WorkersAIRuns returns nil, or why Workers AI does not run the model.
+func WorkersAIRuns(m *catalog.Model) error {
+	if _, ok := workersAITasks[m.Task]; !ok {
+		return unsupported("Workers AI has no task %s", m.Task)
+	}
+	return nil
+}
+
 func workersAIEntry(j *job, m *catalog.Model) (workersAIModel, error) {
-	task, ok := workersAITasks[m.Task]
-	if !ok {
-		return workersAIModel{}, unsupported("Workers AI has no task %s", m.Task)
+	if err := WorkersAIRuns(m); err != nil {
+		return workersAIModel{}, err
 	}
 	w := workersAIModel{
 		ID: nameID("workers-ai/" + m.Slug), Source: 1, Name: WorkersAIName(m), Description: m.Description,
-		Task: task, CreatedAt: m.Created.UTC().Format("2006-01-02 15:04:05.000"), Tags: append([]string{}, m.Tags...),
+		Task: workersAITasks[m.Task], CreatedAt: m.Created.UTC().Format("2006-01-02 15:04:05.000"), Tags: append([]string{}, m.Tags...),
 		Schema: workersAISchemas(m),
 	}
 	set := func(id string, value any) { w.Properties = append(w.Properties, workersAIProperty{id, value}) }
