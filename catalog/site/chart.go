@@ -68,7 +68,7 @@ func label(v variantView, all []variantView) string {
 // divergenceChart sets the divergence of variants against their sizes: further
 // down is closer to the original, further left is smaller.
 func divergenceChart(all []variantView) (chart, bool) {
-	const width, height, left, right, top, bottom = 640, 340, 78, 24, 20, 50
+	const width, height, left, right, top, bottom = 640, 340, 88, 24, 20, 50
 	var points []variantView
 	smallest, largest := math.Inf(1), 0.0
 	least, most := math.Inf(1), 0.0
@@ -100,9 +100,8 @@ func divergenceChart(all []variantView) (chart, bool) {
 		s.element("line", "", "class", "grid", "x1", left, "x2", width-right, "y1", y(v), "y2", y(v))
 		s.element("text", strconv.FormatFloat(v, 'g', -1, 64), "class", "tick", "x", left-10, "y", y(v)+4, "text-anchor", "end")
 	}
-	const ticks = 4
-	for i := range ticks + 1 {
-		size := from + (to-from)*float64(i)/ticks
+	step := niceStep((to - from) / 5)
+	for size := math.Ceil(from/step) * step; size <= to; size += step {
 		s.element("line", "", "class", "grid", "x1", x(size), "x2", x(size), "y1", top, "y2", height-bottom)
 		s.element("text", bytesText(int64(size)), "class", "tick", "x", x(size), "y", height-bottom+20, "text-anchor", "middle")
 	}
@@ -139,6 +138,18 @@ func divergenceChart(all []variantView) (chart, bool) {
 	}, true
 }
 
+// niceStep is the least of 1, 2 and 5 times a power of ten that is not below
+// x.
+func niceStep(x float64) float64 {
+	power := math.Pow(10, math.Floor(math.Log10(x)))
+	for _, m := range []float64{1, 2, 5} {
+		if m*power >= x {
+			return m * power
+		}
+	}
+	return 10 * power
+}
+
 // bar is a row of a bar chart.
 type bar struct {
 	name, value string
@@ -147,7 +158,7 @@ type bar struct {
 
 // bars draws horizontal bars.
 func bars(all []bar, aria string) template.HTML {
-	const width, left, right, step = 640, 130, 96, 38
+	const width, left, right, step = 520, 104, 84, 34
 	var s svg
 	for i, b := range all {
 		y := 8 + step*i

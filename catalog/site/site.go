@@ -179,8 +179,10 @@ func mayReplace(dir string) error {
 		return nil
 	}
 	data, err := os.ReadFile(filepath.Join(dir, filepath.FromSlash(marker)))
-	var m meta
-	if err != nil || json.Unmarshal(data, &m) != nil || m.Format != metaFormat {
+	var head struct {
+		Format string `json:"format"`
+	}
+	if err != nil || json.Unmarshal(data, &head) != nil || head.Format != metaFormat {
 		return fmt.Errorf("site %s: the folder holds something else than a site", dir)
 	}
 	return nil

@@ -39,11 +39,14 @@ func bytesText(n int64) string { return scaled(n, "kMGTP", " ") + "B" }
 // countText writes a number of weights, as in 596M.
 func countText(n int64) string { return strings.TrimSuffix(scaled(n, "KMBT", ""), " ") }
 
+// thinSpace keeps the groups of a number together on a line.
+const thinSpace = "\u202f"
+
 // tokensText writes a number of tokens with spaces between thousands.
 func tokensText(n int64) string {
 	s := strconv.FormatInt(n, 10)
 	for i := len(s) - 3; i > 0; i -= 3 {
-		s = s[:i] + " " + s[i:]
+		s = s[:i] + thinSpace + s[i:]
 	}
 	return s
 }

@@ -66,14 +66,17 @@ function scaled(n, units, gap) {
     i++;
   }
   const digits = n / size >= 100 ? 0 : n / size >= 10 ? 1 : 2;
-  let text = (n / size).toFixed(digits);
+  const unit = BigInt(size);
+  const rounded = (2n * BigInt(n) * 10n ** BigInt(digits) + unit) / (2n * unit); // halves up
+  let text = rounded.toString();
+  if (digits) text = text.slice(0, -digits) + "." + text.slice(-digits);
   if (text.includes(".")) text = text.replace(/0+$/, "").replace(/\.$/, "");
   return text + gap + units[i];
 }
 
 const bytesText = (n) => scaled(n, "kMGTP", " ") + "B";
 const countText = (n) => scaled(n, "KMBT", "");
-const tokensText = (n) => String(n).replace(/\B(?=(\d{3})+$)/g, " ");
+const tokensText = (n) => String(n).replace(/\B(?=(\d{3})+$)/g, "\u202f");
 const taskText = (s) => s.charAt(0).toUpperCase() + s.slice(1).replaceAll("-", " ");
 
 // The index. A row is an array; these are its places.
@@ -272,7 +275,7 @@ function startDialog(dialog) {
   function show() {
     if (dialog.open) return;
     dialog.showModal();
-    tabs.find((t) => t.tabIndex === 0)?.focus();
+    select(tabs.find((t) => t.tabIndex === 0), true);
   }
   open.hidden = false;
   open.addEventListener("click", show);
