@@ -128,6 +128,9 @@ func TestSnippetsParse(t *testing.T) {
 			for _, target := range p.Targets {
 				for _, b := range target.Blocks {
 					texts[b.Language] = append(texts[b.Language], b.Text)
+					if strings.ContainsFunc(b.Text, disguises) {
+						t.Errorf("%s, %s, %s does not look as it is: %q", m.Slug, target.Title, b.Title, b.Text)
+					}
 				}
 			}
 		}
@@ -174,6 +177,13 @@ func TestSnippetsRun(t *testing.T) {
 		t.Skip("no sh")
 	}
 	m := hostileModel(t)
+	template := strings.Map(func(r rune) rune {
+		if disguises(r) {
+			return -1
+		}
+		return r
+	}, hostile)
+	m.Prompt.Template = template
 	p, err := newPage("stable", &m, Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -208,8 +218,8 @@ func TestSnippetsRun(t *testing.T) {
 				return nil
 			})
 			if b.Title == "The model's prompt template" {
-				if got := read(t, dir, "template.jinja"); got != hostile {
-					t.Errorf("the template is %q, want %q", got, hostile)
+				if got := read(t, dir, "template.jinja"); got != template {
+					t.Errorf("the template is %q, want %q", got, template)
 				}
 			}
 			args := strings.Split(string(out), "\x00")

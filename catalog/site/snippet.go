@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/modelpipe/modelpipe/catalog"
 	"github.com/modelpipe/modelpipe/catalog/export"
@@ -73,14 +75,32 @@ func jsonText(v any, prefix string) (string, error) {
 	if err := e.Encode(v); err != nil {
 		return "", err
 	}
-	if prefix == "" {
-		return strings.TrimSuffix(b.String(), "\n"), nil
+	text := strings.TrimSuffix(b.String(), "\n")
+	if prefix != "" {
+		var indented bytes.Buffer
+		if err := json.Indent(&indented, []byte(text), strings.TrimPrefix(prefix, "\n"), "  "); err != nil {
+			return "", err
+		}
+		text = indented.String()
 	}
-	var indented bytes.Buffer
-	if err := json.Indent(&indented, bytes.TrimSpace(b.Bytes()), strings.TrimPrefix(prefix, "\n"), "  "); err != nil {
-		return "", err
+	if !strings.ContainsFunc(text, disguises) {
+		return text, nil
 	}
-	return indented.String(), nil
+	var shown strings.Builder
+	for _, r := range text {
+		if disguises(r) && r <= 0xffff {
+			fmt.Fprintf(&shown, "\\u%04x", r) // only texts hold such characters
+		} else {
+			shown.WriteRune(r)
+		}
+	}
+	return shown.String(), nil
+}
+
+// disguises says whether a character makes a text look other than it is: those
+// that turn the direction of writing, and those that show nothing.
+func disguises(r rune) bool {
+	return r != '\n' && r != '\t' && !unicode.IsGraphic(r) && r != utf8.RuneError
 }
 
 // literal is a value in the syntax of JSON, Python and JavaScript.
@@ -396,7 +416,8 @@ func (p *page) local(base, name string) Block {
 }
 
 // longestTemplate is the most bytes of a chat template that a snippet writes
-// out; a longer one is taken from the model file, which has it too.
+// out. A longer one, or one that would not look as it is, is taken from the
+// model file, which has it too.
 const longestTemplate = 4096
 
 func llamaCppTarget(p *page) *Target {
@@ -423,7 +444,7 @@ func llamaCppTarget(p *page) *Target {
 	if projector != nil {
 		args = append(args, "--mmproj "+base(*projector))
 	}
-	if pr := p.Model.Prompt; pr != nil && pr.Template != "" && len(pr.Template) <= longestTemplate {
+	if pr := p.Model.Prompt; pr != nil && pr.Template != "" && len(pr.Template) <= longestTemplate && !strings.ContainsFunc(pr.Template, disguises) {
 		t.Blocks = append(t.Blocks, Block{"The model's prompt template", "sh", "printf %s " + quoteAlways(pr.Template) + " > template.jinja"})
 		args = append(args, "--chat-template-file template.jinja")
 	}
@@ -449,7 +470,7 @@ func pairs(args []string) []string {
 
 func ollamaTarget(p *page) *Target {
 	place, ok := export.Location(p.Default, catalog.KindOCI)
-	if !ok || place.Ollama == "" || export.OllamaRuns(p.Model, p.Default) != nil {
+	if !ok || place.Ollama == "" || strings.ContainsFunc(place.Ollama, disguises) || export.OllamaRuns(p.Model, p.Default) != nil {
 		return nil
 	}
 	name := place.Ollama
