@@ -10,7 +10,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/modelpipe/modelpipe/catalog"
 	"github.com/modelpipe/modelpipe/catalog/export"
 )
 
@@ -30,8 +29,9 @@ left out; that, and whatever else a format has no place for, is said on stderr,
 with --json on stdout.
 
 CATALOG is a catalog in one JSON file, or a store with the tree of --channel: a
-folder, s3://bucket/prefix, http:// or https://. Prices keep their digits. Keys
-are never written, only the names of the variables or secrets that hold them.`,
+folder, s3://bucket/prefix, or the address of a web server. Prices keep their
+digits. Keys are never written, only the names of the variables or secrets that
+hold them.`,
 		Example: `  modelpipe catalog export --list
   modelpipe catalog export ./store --format litellm -o litellm
   modelpipe catalog export catalog.json --format openai -o - > models.json
@@ -65,7 +65,7 @@ are never written, only the names of the variables or secrets that hold them.`,
 	f.StringSliceVar(&names, "format", nil, "`NAME` of the format, all for every one (repeatable)")
 	f.StringVarP(&to, "output", "o", "", "`DIR` to write to; - for stdout, where it is one file")
 	f.BoolVar(&list, "list", false, "list the formats")
-	f.StringVar(&channel, "channel", catalog.DefaultChannel, "`CHANNEL` of a catalog in a store")
+	channelFlag(cmd, &channel)
 	f.StringVar(&o.Root, "root", export.DefaultRoot, "`DIR` of the nodes with a copy of the store, for servers that read files")
 	f.StringVar(&o.Gateway, "gateway", export.DefaultGateway, "`NAME` of the Kubernetes Gateway")
 	f.StringVar(&o.Namespace, "namespace", "default", "`NAME` of the Kubernetes namespace")
@@ -106,11 +106,11 @@ type exportedFile struct {
 }
 
 func (a *app) export(ctx context.Context, name, channel, to string, o export.Options, formats []export.Format) error {
-	c, err := openCatalog(ctx, name, channel)
+	all, channel, err := openModels(ctx, name, channel)
 	if err != nil {
 		return err
 	}
-	r, err := export.Export(c.models, o, formats...)
+	r, err := export.Export(all, o, formats...)
 	if err != nil {
 		return err
 	}
@@ -127,7 +127,7 @@ func (a *app) export(ctx context.Context, name, channel, to string, o export.Opt
 		_, err := a.stdout.Write(r.Files[0].Data)
 		return err
 	}
-	out := exportJSON{Channel: c.channel, Models: r.Models, Skipped: append([]export.Remark{}, r.Skipped...), Notes: append([]export.Remark{}, r.Notes...)}
+	out := exportJSON{Channel: channel, Models: r.Models, Skipped: append([]export.Remark{}, r.Skipped...), Notes: append([]export.Remark{}, r.Notes...)}
 	for _, f := range r.Files {
 		where := filepath.Join(to, filepath.FromSlash(f.Name))
 		if err := replaceFile(where, f.Data); err != nil {

@@ -1,11 +1,8 @@
 package main
 
 import (
-	"fmt"
-
 	"github.com/spf13/cobra"
 
-	"github.com/modelpipe/modelpipe/catalog"
 	"github.com/modelpipe/modelpipe/catalog/site"
 )
 
@@ -23,8 +20,8 @@ and origin, what to type to run it, and a calculator of costs. The pages load
 nothing from elsewhere.
 
 CATALOG is a catalog in one JSON file, or a store with the tree of --channel: a
-folder, s3://bucket/prefix, http:// or https://. DIR must be empty, not there,
-or a site already, which is replaced as a whole.`,
+folder, s3://bucket/prefix, or the address of a web server. DIR must be empty,
+not there, or a site already, which is replaced as a whole.`,
 		Example: `  modelpipe catalog site catalog.json -o public
   modelpipe catalog site ./store --channel beta -o public --title "Edge models"`,
 		Args: args(cobra.ExactArgs(1)),
@@ -35,24 +32,20 @@ or a site already, which is replaced as a whole.`,
 			if err := o.Validate(); err != nil {
 				return usagef("--base-url: %w", err)
 			}
-			c, err := openCatalog(cmd.Context(), args[0], channel)
+			all, channel, err := openModels(cmd.Context(), args[0], channel)
 			if err != nil {
 				return err
 			}
-			stats, err := site.Write(cmd.Context(), to, c.channel, c.models, o)
+			stats, err := site.Write(cmd.Context(), to, channel, all, o)
 			if err != nil {
 				return err
 			}
-			if a.json {
-				return a.printJSON(stats)
-			}
-			_, err = fmt.Fprintf(a.stdout, "%s: %d models, %d files, %d bytes\n", to, stats.Models, stats.Files, stats.Bytes)
-			return err
+			return a.say(stats, "%s: %d models, %d files, %d bytes\n", to, stats.Models, stats.Files, stats.Bytes)
 		},
 	}
 	f := cmd.Flags()
 	f.StringVarP(&to, "output", "o", "", "`DIR` to write to")
-	f.StringVar(&channel, "channel", catalog.DefaultChannel, "`CHANNEL` of a catalog in a store")
+	channelFlag(cmd, &channel)
 	f.StringVar(&o.Title, "title", "Models", "`TITLE` of the site")
 	f.StringVar(&o.BaseURL, "base-url", "", "`URL` of your gateway's OpenAI-compatible API; left out: that of Workers AI")
 	return cmd
