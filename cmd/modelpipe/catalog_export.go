@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -114,12 +117,8 @@ func (a *app) export(ctx context.Context, name, channel, to string, o export.Opt
 	if err != nil {
 		return err
 	}
-	for _, s := range r.Skipped {
-		a.log.Warn("left out", "format", s.Format, "model", s.Model, "reason", s.Reason)
-	}
-	for _, n := range r.Notes {
-		a.log.Info("has no place", "format", n.Format, "model", n.Model, "what", n.Reason)
-	}
+	a.logRemarks(slog.LevelWarn, "left out", r.Skipped)
+	a.logRemarks(slog.LevelInfo, "has no place", r.Notes)
 	if to == "-" {
 		if len(r.Files) != 1 {
 			return usagef("-o -: %d files do not fit on stdout: give a folder", len(r.Files))
@@ -142,6 +141,24 @@ func (a *app) export(ctx context.Context, name, channel, to string, o export.Opt
 		fmt.Fprintln(a.stdout, f.Path)
 	}
 	return nil
+}
+
+// mostRemarks is how many remarks on a format are logged one by one.
+const mostRemarks = 20
+
+// logRemarks logs remarks, of each format the first ones.
+func (a *app) logRemarks(level slog.Level, what string, remarks []export.Remark) {
+	seen := map[string]int{}
+	for _, r := range remarks {
+		if seen[r.Format]++; seen[r.Format] <= mostRemarks {
+			a.log.Log(context.Background(), level, what, "format", r.Format, "model", r.Model, "reason", r.Reason)
+		}
+	}
+	for _, f := range slices.Sorted(maps.Keys(seen)) {
+		if seen[f] > mostRemarks {
+			a.log.Log(context.Background(), level, what+", and more", "format", f, "more", seen[f]-mostRemarks, "all", "with --json")
+		}
+	}
 }
 
 // replaceFile writes a file so that readers see the old or the new one whole.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -61,6 +62,41 @@ func TestCatalogSite(t *testing.T) {
 	denied(t, exitUsage, "-o is missing", "catalog", "site", exampleCatalog)
 	denied(t, exitUsage, "--base-url", "catalog", "site", exampleCatalog, "-o", dir, "--base-url", "https://x/$(id)")
 	denied(t, exitFailed, "holds something else than a site", "catalog", "site", exampleCatalog, "-o", filepath.Dir(exampleCatalog))
+}
+
+// TestCatalogExportMany holds the log to its bounds.
+func TestCatalogExportMany(t *testing.T) {
+	data, err := os.ReadFile(exampleCatalog)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var c map[string]any
+	if err := json.Unmarshal(data, &c); err != nil {
+		t.Fatal(err)
+	}
+	var many []any
+	for i := range 30 {
+		m := map[string]any{}
+		for k, v := range c["models"].([]any)[0].(map[string]any) {
+			m[k] = v
+		}
+		m["slug"] = fmt.Sprintf("model-%02d", i)
+		delete(m, "aliases")
+		many = append(many, m)
+	}
+	c["models"] = many
+	text, err := json.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(t.TempDir(), "catalog.json")
+	if err := os.WriteFile(name, text, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	code, _, stderr := try(t, "catalog", "export", name, "--format", "envoy", "-o", "-")
+	if code != exitDone || strings.Count(stderr, `msg="has no place"`) != 20 || !strings.Contains(stderr, "more=10") {
+		t.Errorf("exit %d, %s", code, stderr)
+	}
 }
 
 // TestCatalogDocuments holds what is said about documents that are no catalog.
