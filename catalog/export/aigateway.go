@@ -131,7 +131,7 @@ func init() {
 				seen[g.Settings.ID] = g.slug
 				unique = append(unique, g)
 			}
-			return one(jsonFile("ai-gateway/gateways.json", unique))
+			return one(jsonList("ai-gateway/gateways.json", "", "", unique))
 		},
 	})
 }

@@ -1,6 +1,7 @@
 package export
 
 import (
+	"errors"
 	"maps"
 	"net/netip"
 	"slices"
@@ -254,38 +255,41 @@ func envoyPolicy(j *job, m *catalog.Model) *kubeObject {
 }
 
 func envoyFiles(j *job, models []*envoyModel) ([]File, error) {
-	var docs []any
+	var y yamlText
+	put := func(o kubeObject) error {
+		if y.Len() > 0 {
+			y.WriteString("---\n")
+		}
+		return y.put("", o)
+	}
 	taken := map[string]string{}
-	route := func(name string, rule envoyRule) {
-		docs = append(docs, j.object(envoyVersion, "AIGatewayRoute", kubeName(name), envoyRoute{
+	route := func(name string, rule envoyRule, objects []kubeObject) error {
+		if other, ok := taken[kubeName(name)]; ok {
+			j.skip(name, unsupported("its route would have the name of that of %s", other))
+			return nil
+		}
+		taken[kubeName(name)] = name
+		err := put(j.object(envoyVersion, "AIGatewayRoute", kubeName(name), envoyRoute{
 			ParentRefs: []kubeRef{{kubeGatewayAPI, "Gateway", j.Gateway}},
 			Rules:      []envoyRule{rule}, Costs: envoyCosts,
 		}))
+		for _, o := range objects {
+			err = errors.Join(err, put(o))
+		}
+		return err
 	}
 	for _, m := range models {
-		if other, ok := taken[kubeName(m.slug)]; ok {
-			j.skip(m.slug, unsupported("its route would have the name of that of %s", other))
-			continue
-		}
-		taken[kubeName(m.slug)] = m.slug
-		route(m.slug, m.rule)
-		for _, o := range m.objects {
-			docs = append(docs, o)
+		if err := route(m.slug, m.rule, m.objects); err != nil {
+			return nil, err
 		}
 	}
 	for _, p := range pairings(j, models, func(m *envoyModel) (string, []catalog.Pairing) { return m.slug, m.pairings }) {
 		j.subject = p.Name
-		if other, ok := taken[kubeName(p.Name)]; ok {
-			j.skip(p.Name, unsupported("its route would have the name of that of %s", other))
-			continue
+		if err := route(p.Name, envoyPairing(j, p), nil); err != nil {
+			return nil, err
 		}
-		taken[kubeName(p.Name)] = p.Name
-		route(p.Name, envoyPairing(j, p))
 	}
-	if len(docs) == 0 {
-		return []File{{"envoy/routes.yaml", []byte("# no routes\n")}}, nil
-	}
-	return one(yamlFile("envoy/routes.yaml", docs...))
+	return []File{y.file("envoy/routes.yaml")}, nil
 }
 
 // envoyPairing splits the requests of a pairing. Where all go to the light

@@ -254,30 +254,81 @@ func Export(models iter.Seq2[*catalog.Model, error], o Options, formats ...Forma
 
 // jsonFile is a file with a JSON document.
 func jsonFile(name string, v any) (File, error) {
+	data, err := json.MarshalIndent(v, "", "  ")
+	return File{name, append(data, '\n')}, err
+}
+
+// jsonList is a file with a JSON list, element by element, between what stands
+// before and behind it.
+func jsonList[E any](name, before, behind string, list []E) (File, error) {
 	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetIndent("", "  ")
-	if err := e.Encode(v); err != nil {
-		return File{}, err
+	b.WriteString(before)
+	indent := "  "
+	if before != "" {
+		indent = "    "
 	}
+	b.WriteByte('[')
+	for i := range list {
+		data, err := json.MarshalIndent(&list[i], indent, "  ")
+		if err != nil {
+			return File{}, err
+		}
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteString("\n" + indent)
+		b.Write(data)
+	}
+	if len(list) > 0 {
+		b.WriteString("\n" + indent[2:])
+	}
+	b.WriteString("]" + behind + "\n")
 	return File{name, b.Bytes()}, nil
 }
 
-// yamlFile is a file with YAML documents.
-func yamlFile(name string, docs ...any) (File, error) {
+// yamlText writes YAML piece by piece. An encoder of package yaml keeps what it
+// has written until it is done, which for large exports is too much.
+type yamlText struct{ bytes.Buffer }
+
+// put writes a value, each line behind the indent.
+func (y *yamlText) put(indent string, v any) error {
 	var b bytes.Buffer
 	e := yaml.NewEncoder(&b)
 	e.SetIndent(2)
-	for _, d := range docs {
-		if err := e.Encode(d); err != nil {
-			return File{}, err
+	if err := errors.Join(e.Encode(v), e.Close()); err != nil {
+		return err
+	}
+	for line := range bytes.Lines(b.Bytes()) {
+		if indent != "" && len(bytes.TrimSpace(line)) > 0 {
+			y.WriteString(indent)
+		}
+		y.Write(line)
+	}
+	return nil
+}
+
+// yamlList writes a list under a key, or by itself where the key is empty.
+func yamlList[E any](y *yamlText, key string, list []E) error {
+	indent := ""
+	switch {
+	case key != "" && len(list) == 0:
+		y.WriteString(key + ": []\n")
+	case key != "":
+		y.WriteString(key + ":\n")
+		indent = "  "
+	case len(list) == 0:
+		y.WriteString("[]\n")
+	}
+	for i := range list {
+		if err := y.put(indent, list[i:i+1]); err != nil {
+			return err
 		}
 	}
-	if err := e.Close(); err != nil {
-		return File{}, err
-	}
-	return File{name, b.Bytes()}, nil
+	return nil
 }
+
+// file is the text as a file.
+func (y *yamlText) file(name string) File { return File{name, y.Bytes()} }
 
 // one makes a list of files of a file.
 func one(f File, err error) ([]File, error) { return []File{f}, err }

@@ -46,10 +46,10 @@ func init() {
 		reads: "GPUStack, as a model catalog",
 		entry: gpuStackEntry,
 		write: func(_ *job, sets []gpuStackSet) ([]File, error) {
-			return one(yamlFile("gpustack/model-catalog.yaml", struct {
-				Drafts []struct{}    `yaml:"draft_models"`
-				Sets   []gpuStackSet `yaml:"model_sets"`
-			}{[]struct{}{}, append([]gpuStackSet{}, sets...)}))
+			var y yamlText
+			y.WriteString("draft_models: []\n")
+			err := yamlList(&y, "model_sets", sets)
+			return []File{y.file("gpustack/model-catalog.yaml")}, err
 		},
 	})
 }

@@ -259,23 +259,25 @@ func liteLLMFiles(j *job, models []*liteLLMModel) ([]File, error) {
 			j.note("inputs of more than %d tokens are not told apart", p.MaxLightTokens)
 		}
 	}
-	config := struct {
-		ModelList      []liteLLMDeployment `yaml:"model_list"`
-		RouterSettings struct {
+	var settings struct {
+		Router struct {
 			Strategy  string                `yaml:"routing_strategy"`
 			Aliases   map[string]string     `yaml:"model_group_alias,omitempty"`
 			Fallbacks []map[string][]string `yaml:"fallbacks,omitempty"`
 		} `yaml:"router_settings"`
-	}{ModelList: list}
-	config.RouterSettings.Strategy = "simple-shuffle" // the one that weighs
-	config.RouterSettings.Aliases = aliases
-	config.RouterSettings.Fallbacks = fallbacks
-	yamlDoc, err := yamlFile("litellm/config.yaml", config)
-	if err != nil {
+	}
+	settings.Router.Strategy = "simple-shuffle" // the one that weighs
+	settings.Router.Aliases = aliases
+	settings.Router.Fallbacks = fallbacks
+	var config yamlText
+	if err := yamlList(&config, "model_list", list); err != nil {
+		return nil, err
+	}
+	if err := config.put("", settings); err != nil {
 		return nil, err
 	}
 	jsonDoc, err := jsonFile("litellm/prices.json", prices)
-	return []File{yamlDoc, jsonDoc}, err
+	return []File{config.file("litellm/config.yaml"), jsonDoc}, err
 }
 
 // liteLLMShare returns deployments under the name of a pairing, with their

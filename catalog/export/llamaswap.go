@@ -39,13 +39,18 @@ func init() {
 		reads: "llama-swap in front of llama-server",
 		entry: llamaSwapEntry,
 		write: func(_ *job, entries []map[string]llamaSwapModel) ([]File, error) {
-			models := map[string]llamaSwapModel{}
+			var y yamlText
+			if len(entries) == 0 {
+				y.WriteString("models: {}\n")
+				return []File{y.file("llama-swap/config.yaml")}, nil
+			}
+			y.WriteString("models:\n")
 			for _, e := range entries {
-				for name, m := range e {
-					models[name] = m
+				if err := y.put("  ", e); err != nil {
+					return nil, err
 				}
 			}
-			return one(yamlFile("llama-swap/config.yaml", map[string]any{"models": models}))
+			return []File{y.file("llama-swap/config.yaml")}, nil
 		},
 	})
 }

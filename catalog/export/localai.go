@@ -1,6 +1,7 @@
 package export
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/modelpipe/modelpipe/catalog"
@@ -70,11 +71,9 @@ func init() {
 		reads: "LocalAI, as a gallery",
 		entry: localAIEntry,
 		write: func(_ *job, models [][]localAIModel) ([]File, error) {
-			list := []localAIModel{}
-			for _, m := range models {
-				list = append(list, m...)
-			}
-			return one(yamlFile("localai/index.yaml", list))
+			var y yamlText
+			err := yamlList(&y, "", slices.Concat(models...))
+			return []File{y.file("localai/index.yaml")}, err
 		},
 	})
 }

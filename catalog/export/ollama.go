@@ -2,6 +2,7 @@ package export
 
 import (
 	"math/big"
+	"slices"
 	"strings"
 	"time"
 
@@ -56,11 +57,7 @@ func init() {
 			return out, nil
 		},
 		write: func(_ *job, models [][]ollamaModel) ([]File, error) {
-			list := []ollamaModel{}
-			for _, m := range models {
-				list = append(list, m...)
-			}
-			return one(jsonFile("ollama/tags.json", map[string]any{"models": list}))
+			return one(jsonList("ollama/tags.json", "{\n  \"models\": ", "\n}", slices.Concat(models...)))
 		},
 	})
 }

@@ -25,7 +25,7 @@ func init() {
 			for _, p := range pairings(j, models, func(m openAIModel) (string, []catalog.Pairing) { return m.ID, m.pairings }) {
 				list = append(list, openAIModel{ID: p.Name, Object: "model", Created: max(p.light.Created, p.heavy.Created), OwnedBy: p.heavy.OwnedBy})
 			}
-			return one(jsonFile("openai/models.json", map[string]any{"object": "list", "data": list}))
+			return one(jsonList("openai/models.json", "{\n  \"data\": ", ",\n  \"object\": \"list\"\n}", list))
 		},
 	})
 }

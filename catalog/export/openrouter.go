@@ -52,7 +52,7 @@ func init() {
 		reads: "clients of OpenRouter's API, as GET /api/v1/models",
 		entry: openRouterEntry,
 		write: func(_ *job, models []openRouterModel) ([]File, error) {
-			return one(jsonFile("openrouter/models.json", map[string]any{"data": append([]openRouterModel{}, models...)}))
+			return one(jsonList("openrouter/models.json", "{\n  \"data\": ", "\n}", models))
 		},
 	})
 }

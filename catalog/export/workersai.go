@@ -2,6 +2,7 @@ package export
 
 import (
 	"crypto/sha1"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -76,12 +77,19 @@ var workersAIUnits = map[string]struct {
 }
 
 func init() {
-	register(format[workersAIModel]{
+	register(format[json.RawMessage]{
 		name:  "workers-ai",
 		reads: "Cloudflare Workers AI's model catalog",
-		entry: workersAIEntry,
-		write: func(_ *job, models []workersAIModel) ([]File, error) {
-			return one(jsonFile("workers-ai/models.json", append([]workersAIModel{}, models...)))
+		// The schemas are large: what is kept of a model is its text.
+		entry: func(j *job, m *catalog.Model) (json.RawMessage, error) {
+			w, err := workersAIEntry(j, m)
+			if err != nil {
+				return nil, err
+			}
+			return json.Marshal(w)
+		},
+		write: func(_ *job, models []json.RawMessage) ([]File, error) {
+			return one(jsonList("workers-ai/models.json", "", "", models))
 		},
 	})
 }

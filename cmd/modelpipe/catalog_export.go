@@ -54,6 +54,8 @@ hold them.`,
 				return usagef("--format is missing: --list names the formats")
 			case to == "":
 				return usagef("-o is missing: want a folder, or - for stdout")
+			case to == "-" && (len(names) > 1 || names[0] == "all"):
+				return usagef("-o -: several files do not fit on stdout: give a folder")
 			case to == "-" && a.json:
 				return usagef("-o - and --json both want stdout")
 			}
@@ -113,27 +115,22 @@ func (a *app) export(ctx context.Context, name, channel, to string, o export.Opt
 	if err != nil {
 		return err
 	}
-	r, err := export.Export(all, o, formats...)
-	if err != nil {
-		return err
-	}
-	a.logRemarks(slog.LevelWarn, "left out", r.Skipped)
-	a.logRemarks(slog.LevelInfo, "has no place", r.Notes)
-	if to == "-" {
-		if len(r.Files) != 1 {
-			return usagef("-o -: %d files do not fit on stdout: give a folder", len(r.Files))
+	out := exportJSON{Channel: channel, Files: []exportedFile{}, Models: map[string]int{}, Skipped: []export.Remark{}, Notes: []export.Remark{}}
+	for _, f := range formats { // one at a time, to keep little in memory
+		r, err := export.Export(all, o, f)
+		if err != nil {
+			return err
 		}
-		_, err := a.stdout.Write(r.Files[0].Data)
-		return err
-	}
-	out := exportJSON{Channel: channel, Models: r.Models, Skipped: append([]export.Remark{}, r.Skipped...), Notes: append([]export.Remark{}, r.Notes...)}
-	for _, f := range r.Files {
-		where := filepath.Join(to, filepath.FromSlash(f.Name))
-		if err := replaceFile(where, f.Data); err != nil {
-			return fmt.Errorf("write %s: %w", where, err)
+		files, err := a.writeExport(to, r.Files)
+		if err != nil {
+			return err
 		}
-		out.Files = append(out.Files, exportedFile{where, len(f.Data)})
+		out.Files = append(out.Files, files...)
+		out.Models[f.Name()] = r.Models[f.Name()]
+		out.Skipped, out.Notes = append(out.Skipped, r.Skipped...), append(out.Notes, r.Notes...)
 	}
+	a.logRemarks(slog.LevelWarn, "left out", out.Skipped)
+	a.logRemarks(slog.LevelInfo, "has no place", out.Notes)
 	if a.json {
 		return a.printJSON(out)
 	}
@@ -141,6 +138,26 @@ func (a *app) export(ctx context.Context, name, channel, to string, o export.Opt
 		fmt.Fprintln(a.stdout, f.Path)
 	}
 	return nil
+}
+
+// writeExport writes files below a folder, or the one that there is to stdout.
+func (a *app) writeExport(to string, files []export.File) ([]exportedFile, error) {
+	if to == "-" {
+		if len(files) > 1 {
+			return nil, usagef("-o -: several files do not fit on stdout: give a folder")
+		}
+		_, err := a.stdout.Write(files[0].Data)
+		return nil, err
+	}
+	var out []exportedFile
+	for _, f := range files {
+		where := filepath.Join(to, filepath.FromSlash(f.Name))
+		if err := replaceFile(where, f.Data); err != nil {
+			return nil, fmt.Errorf("write %s: %w", where, err)
+		}
+		out = append(out, exportedFile{where, len(f.Data)})
+	}
+	return out, nil
 }
 
 // mostRemarks is how many remarks on a format are logged one by one.

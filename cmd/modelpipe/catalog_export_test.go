@@ -43,7 +43,8 @@ func TestCatalogExport(t *testing.T) {
 	denied(t, exitUsage, "--format is missing", "catalog", "export", exampleCatalog, "-o", dir)
 	denied(t, exitUsage, "-o is missing", "catalog", "export", exampleCatalog, "--format", "all")
 	denied(t, exitUsage, `did you mean "litellm"`, "catalog", "export", exampleCatalog, "--format", "litelm", "-o", dir)
-	denied(t, exitUsage, "2 files do not fit on stdout", "catalog", "export", exampleCatalog, "--format", "litellm", "-o", "-")
+	denied(t, exitUsage, "several files do not fit on stdout", "catalog", "export", exampleCatalog, "--format", "litellm", "-o", "-")
+	denied(t, exitUsage, "several files do not fit on stdout", "catalog", "export", exampleCatalog, "--format", "all", "-o", "-")
 	denied(t, exitUsage, "both want stdout", "catalog", "export", exampleCatalog, "--format", "openai", "-o", "-", "--json")
 	denied(t, exitUsage, "accepts 1 arg", "catalog", "export", "--format", "openai", "-o", "-")
 }
