@@ -3,9 +3,7 @@ package export
 import (
 	"encoding/json"
 	"fmt"
-	"iter"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -14,32 +12,9 @@ import (
 	"gopkg.in/ini.v1"
 
 	"github.com/modelpipe/modelpipe/catalog"
+	"github.com/modelpipe/modelpipe/catalog/catalogtest"
 	"github.com/modelpipe/modelpipe/internal/golden"
 )
-
-// example returns the models of the catalog of the documentation.
-func example(t testing.TB) []catalog.Model {
-	t.Helper()
-	data, err := os.ReadFile("../testdata/catalog.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := catalog.Decode(data)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c.Models
-}
-
-func sequence(models []catalog.Model) iter.Seq2[*catalog.Model, error] {
-	return func(yield func(*catalog.Model, error) bool) {
-		for i := range models {
-			if !yield(&models[i], nil) {
-				return
-			}
-		}
-	}
-}
 
 func export(t testing.TB, models []catalog.Model, names ...string) *Result {
 	t.Helper()
@@ -47,7 +22,7 @@ func export(t testing.TB, models []catalog.Model, names ...string) *Result {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := Export(sequence(models), Options{}, formats...)
+	r, err := Export(catalogtest.Sequence(models), Options{}, formats...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +43,7 @@ func file(t testing.TB, r *Result, name string) []byte {
 // TestGolden holds the exports of the example to the committed files, and
 // what is said about them.
 func TestGolden(t *testing.T) {
-	r := export(t, example(t), "all")
+	r := export(t, catalogtest.Example(t), "all")
 	var said strings.Builder
 	for _, x := range r.Skipped {
 		fmt.Fprintf(&said, "skipped %s %s: %s\n", x.Format, x.Model, x.Reason)
@@ -80,7 +55,7 @@ func TestGolden(t *testing.T) {
 	for _, f := range r.Files {
 		golden.Check(t, f.Name, string(f.Data))
 	}
-	again := export(t, example(t), "all")
+	again := export(t, catalogtest.Example(t), "all")
 	if fmt.Sprint(again) == "" || len(again.Files) != len(r.Files) {
 		t.Fatal("a second export has other files")
 	}
@@ -98,7 +73,7 @@ const hostile = "</script><img src=x onerror=alert(1)> ${env.HOME} $(id) `id` ';
 // lets people write.
 func hostileModel(t testing.TB) catalog.Model {
 	t.Helper()
-	m := example(t)[2]
+	m := catalogtest.Example(t)[2]
 	m.DisplayName, m.Description = hostile, hostile
 	m.License.SPDX = hostile
 	m.License.Terms, m.License.Name, m.License.Attribution = hostile, hostile, hostile
@@ -113,7 +88,7 @@ func hostileModel(t testing.TB) catalog.Model {
 // TestHostileText holds that text comes out of each format's parser as it went
 // in, and that it adds nothing beside itself.
 func TestHostileText(t *testing.T) {
-	calm, angry := export(t, example(t)[2:], "all"), export(t, []catalog.Model{hostileModel(t)}, "all")
+	calm, angry := export(t, catalogtest.Example(t)[2:], "all"), export(t, []catalog.Model{hostileModel(t)}, "all")
 	if len(calm.Files) != len(angry.Files) {
 		t.Fatalf("%d files, want %d", len(angry.Files), len(calm.Files))
 	}
@@ -209,7 +184,7 @@ func TestPreset(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r, err := Export(sequence(example(t)), Options{Root: root}, formats...)
+		r, err := Export(catalogtest.Sequence(catalogtest.Example(t)), Options{Root: root}, formats...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -303,7 +278,7 @@ func TestLeftOut(t *testing.T) {
 		}, map[string]string{"ollama": "Ollama does not pull a model in 2 parts"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			m := example(t)[2]
+			m := catalogtest.Example(t)[2]
 			m.Pairings = nil
 			c.change(&m)
 			got := map[string]string{}
@@ -326,7 +301,7 @@ func TestLeftOut(t *testing.T) {
 
 // TestPairingWithout holds that a pairing without one of its models is said.
 func TestPairingWithout(t *testing.T) {
-	r := export(t, example(t)[2:], "litellm", "envoy", "ai-gateway", "openai")
+	r := export(t, catalogtest.Example(t)[2:], "litellm", "envoy", "ai-gateway", "openai")
 	want := map[string]string{}
 	for _, name := range []string{"litellm", "envoy", "ai-gateway", "openai"} {
 		want[name] = "assistant: its model mistral-small-24b is left out"
@@ -355,7 +330,7 @@ func TestWeights(t *testing.T) {
 		{80, 20, []string{"blue"}, []int64{1}},
 		{100, 0, []string{"blue", "green"}, []int64{1}},
 	} {
-		m := example(t)[2]
+		m := catalogtest.Example(t)[2]
 		m.Releases = []catalog.Release{
 			{Version: 2, Slot: catalog.Green, State: catalog.StateActive, Weight: c.green, Variants: m.Releases[0].Variants},
 			{Version: 1, Slot: catalog.Blue, State: catalog.StateActive, Weight: c.blue, Variants: m.Releases[1].Variants},
@@ -383,7 +358,7 @@ func TestWeights(t *testing.T) {
 // and no request goes round in a circle.
 func TestRoutes(t *testing.T) {
 	for _, fallback := range []string{"none", "heavy", "light", "either"} {
-		models := example(t)
+		models := catalogtest.Example(t)
 		for i := range models {
 			for k := range models[i].Pairings {
 				models[i].Pairings[k].Fallback = fallback

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/modelpipe/modelpipe/catalog"
+	"github.com/modelpipe/modelpipe/catalog/catalogtest"
 )
 
 // Versions of the consumers that were seen working.
@@ -88,7 +89,7 @@ func TestLargePythonConsumers(t *testing.T) {
 	}
 	execute(t, home, python, append([]string{"-m", "pip", "-q", "install"}, append(pythonPackages, gpuStackNeeds...)...)...)
 	execute(t, home, python, "-m", "pip", "-q", "install", "--no-deps", gpuStackPackage)
-	models := example(t)
+	models := catalogtest.Example(t)
 	angry := hostileModel(t)
 	angry.Slug, angry.Aliases, angry.Pairings = "angry", nil, nil
 	models = append([]catalog.Model{models[0], angry}, models[1:]...)
@@ -167,7 +168,7 @@ func TestLargeCloudflare(t *testing.T) {
 		t.Skip("no npm")
 	}
 	execute(t, home, "npm", append([]string{"install", "--silent", "--no-fund", "--no-audit", "--prefix", home}, nodePackages...)...)
-	r := export(t, example(t), "ai-gateway")
+	r := export(t, catalogtest.Example(t), "ai-gateway")
 	const types = `import type { DynamicRoutingCreateParams } from "cloudflare/resources/ai-gateway/dynamic-routing";
 import type { AIGatewayCreateParams } from "cloudflare/resources/ai-gateway/ai-gateway";
 import type { CustomProviderCreateParams } from "cloudflare/resources/ai-gateway/custom-providers";
@@ -208,7 +209,7 @@ func TestLargeLlamaServer(t *testing.T) {
 	if _, err := exec.LookPath(program); err != nil {
 		t.Skip("no llama-server: set MODELPIPE_LLAMA_SERVER")
 	}
-	_, dir := written(t, example(t))
+	_, dir := written(t, catalogtest.Example(t))
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/modelpipe/modelpipe/catalog"
+	"github.com/modelpipe/modelpipe/catalog/catalogtest"
 )
 
 // chromium runs a headless Chromium and returns what it prints and logs.
@@ -64,7 +65,7 @@ func TestLargeBrowser(t *testing.T) {
 	if os.Getenv("MODELPIPE_LARGE") == "" {
 		t.Skip("set MODELPIPE_LARGE=1: needs Chromium")
 	}
-	small, _ := write(t, append([]catalog.Model{hostileModel(t)}, example(t)...), Options{Title: "Edge models"})
+	small, _ := write(t, append([]catalog.Model{hostileModel(t)}, catalogtest.Example(t)...), Options{Title: "Edge models"})
 	large := filepath.Join(t.TempDir(), "large")
 	if _, err := Write(context.Background(), large, "stable", many(t, inlineModels+1), Options{}); err != nil {
 		t.Fatal(err)

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/modelpipe/modelpipe/catalog"
+	"github.com/modelpipe/modelpipe/catalog/catalogtest"
 )
 
 // TestLargeSnippets runs the snippets for OpenAI's API with curl and with
@@ -74,7 +75,7 @@ func TestLargeSnippets(t *testing.T) {
 	defer server.Close()
 
 	angry := hostileModel(t)
-	for _, m := range []catalog.Model{example(t)[2], angry, example(t)[0]} {
+	for _, m := range []catalog.Model{catalogtest.Example(t)[2], angry, catalogtest.Example(t)[0]} {
 		p, err := newPage("stable", &m, Options{BaseURL: server.URL + "/v1"})
 		if err != nil {
 			t.Fatal(err)

@@ -21,37 +21,14 @@ import (
 	"time"
 
 	"github.com/modelpipe/modelpipe/catalog"
+	"github.com/modelpipe/modelpipe/catalog/catalogtest"
 	"github.com/modelpipe/modelpipe/internal/golden"
 )
-
-// example returns the models of the catalog of the documentation.
-func example(t testing.TB) []catalog.Model {
-	t.Helper()
-	data, err := os.ReadFile("../testdata/catalog.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := catalog.Decode(data)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c.Models
-}
-
-func sequence(models []catalog.Model) iter.Seq2[*catalog.Model, error] {
-	return func(yield func(*catalog.Model, error) bool) {
-		for i := range models {
-			if !yield(&models[i], nil) {
-				return
-			}
-		}
-	}
-}
 
 func write(t testing.TB, models []catalog.Model, o Options) (string, Stats) {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "site")
-	s, err := Write(context.Background(), dir, "stable", sequence(models), o)
+	s, err := Write(context.Background(), dir, "stable", catalogtest.Sequence(models), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +51,7 @@ const hostile = "</script><img src=x onerror=alert(1)> ${HOME} $(touch pwned) `t
 // lets people write.
 func hostileModel(t testing.TB) catalog.Model {
 	t.Helper()
-	m := example(t)[2]
+	m := catalogtest.Example(t)[2]
 	m.Slug = "angry"
 	m.DisplayName, m.Description = hostile, hostile
 	m.License.SPDX, m.License.Name, m.License.Terms, m.License.Attribution = hostile, hostile, hostile, hostile
@@ -90,7 +67,7 @@ func hostileModel(t testing.TB) catalog.Model {
 
 // TestSnippets holds what the pages tell people to type to committed files.
 func TestSnippets(t *testing.T) {
-	for _, m := range example(t) {
+	for _, m := range catalogtest.Example(t) {
 		for _, base := range []string{"", "https://gateway.example.com/v1"} {
 			p, err := newPage("stable", &m, Options{Title: "Models", BaseURL: base})
 			if err != nil {
@@ -119,7 +96,7 @@ func TestSnippets(t *testing.T) {
 // the example and for hostile text.
 func TestSnippetsParse(t *testing.T) {
 	texts := map[string][]string{} // by language
-	for _, m := range append(example(t), hostileModel(t)) {
+	for _, m := range append(catalogtest.Example(t), hostileModel(t)) {
 		for _, base := range []string{"", "https://gateway.example.com/v1"} {
 			p, err := newPage("stable", &m, Options{BaseURL: base})
 			if err != nil {
@@ -256,7 +233,7 @@ func TestSnippetsRun(t *testing.T) {
 // TestTargets holds that a page shows no way that does not run the model.
 func TestTargets(t *testing.T) {
 	ids := func(change func(m *catalog.Model)) string {
-		m := example(t)[2]
+		m := catalogtest.Example(t)[2]
 		change(&m)
 		p, err := newPage("stable", &m, Options{})
 		if err != nil {
@@ -282,13 +259,13 @@ func TestTargets(t *testing.T) {
 	}{
 		{"chat", func(*catalog.Model) {}, "rest worker openai llamacpp ollama docker"},
 		{"embeddings", func(m *catalog.Model) {
-			*m = example(t)[0]
+			*m = catalogtest.Example(t)[0]
 		}, "rest worker openai llamacpp ollama docker"},
 		{"reranking", func(m *catalog.Model) { m.Task = catalog.Reranking }, "rest worker llamacpp"},
 		{"speech", func(m *catalog.Model) { m.Task = catalog.SpeechRecognition }, "rest"},
 		{"a task of its own", func(m *catalog.Model) { m.Task = "protein-folding" }, ""},
 		{"store only", only("store"), "rest worker openai"},
-		{"http only", only("http"), "rest worker openai llamacpp"},
+		{"http only", only("http"), "rest worker openai llamacpp ollama"},
 		{"withdrawn", func(m *catalog.Model) {
 			for i := range m.Releases {
 				m.Releases[i].State, m.Releases[i].Weight = catalog.StateRetired, 0
@@ -298,6 +275,33 @@ func TestTargets(t *testing.T) {
 		if got := ids(c.change); got != c.want {
 			t.Errorf("%s: shows %q, want %q", c.name, got, c.want)
 		}
+	}
+}
+
+// TestModelfile holds the Modelfile to one that can be read off, and to none
+// where its quotes would break.
+func TestModelfile(t *testing.T) {
+	m := catalogtest.Example(t)[2]
+	p, err := newPage("stable", &m, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Prompt.System = "You say \"hi\" often.\nAlways."
+	got, ok := p.modelfile()
+	want := "FROM ./qwen3-0.6b-Q4_K_M.gguf\nPARAMETER num_ctx 8192\nPARAMETER num_predict 2048\nPARAMETER temperature 0.6\nPARAMETER top_p 0.95\n" +
+		"PARAMETER top_k 20\nPARAMETER min_p 0\nPARAMETER stop \"<|im_end|>\"\nPARAMETER stop \"<|endoftext|>\"\nSYSTEM \"\"\"You say \"hi\" often.\nAlways.\"\"\""
+	if !ok || got != want {
+		t.Errorf("%v\n%s\nwant\n%s", ok, got, want)
+	}
+	for _, system := range []string{`a """ b`, `ends with "`, "turns \u202e around"} {
+		m.Prompt.System = system
+		if got, ok := p.modelfile(); ok {
+			t.Errorf("%q made\n%s", system, got)
+		}
+	}
+	m.Prompt.System, m.Prompt.Stop = "", []string{"a\nFROM /etc/passwd"}
+	if got, ok := p.modelfile(); ok {
+		t.Errorf("a line break made\n%s", got)
 	}
 }
 
@@ -435,7 +439,7 @@ var (
 // TestPages holds every page to the policy that it sends, and its links to
 // files that are there; hostile text adds no element.
 func TestPages(t *testing.T) {
-	models := append([]catalog.Model{hostileModel(t)}, example(t)...)
+	models := append([]catalog.Model{hostileModel(t)}, catalogtest.Example(t)...)
 	dir, stats := write(t, models, Options{Title: hostile})
 	files := 0
 	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
@@ -512,12 +516,12 @@ func TestPages(t *testing.T) {
 func TestReplace(t *testing.T) {
 	parent := t.TempDir()
 	dir := filepath.Join(parent, "site")
-	models := example(t)
+	models := catalogtest.Example(t)
 	ctx := context.Background()
-	if _, err := Write(ctx, dir, "stable", sequence(models), Options{}); err != nil {
+	if _, err := Write(ctx, dir, "stable", catalogtest.Sequence(models), Options{}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Write(ctx, dir, "stable", sequence(models[1:]), Options{}); err != nil {
+	if _, err := Write(ctx, dir, "stable", catalogtest.Sequence(models[1:]), Options{}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "models", "all-minilm-l6-v2.html")); !errors.Is(err, fs.ErrNotExist) {
@@ -531,9 +535,9 @@ func TestReplace(t *testing.T) {
 				yield(nil, broken)
 			}
 		},
-		"twice": sequence([]catalog.Model{models[0], models[0]}),
+		"twice": catalogtest.Sequence([]catalog.Model{models[0], models[0]}),
 		"two currencies": func(yield func(*catalog.Model, error) bool) {
-			m := example(t)[2]
+			m := catalogtest.Example(t)[2]
 			m.Serving.Prices[0].Currency = "EUR"
 			yield(&m, nil)
 		},
@@ -544,7 +548,7 @@ func TestReplace(t *testing.T) {
 	}
 	cancelled, cancel := context.WithCancel(ctx)
 	cancel()
-	if _, err := Write(cancelled, dir, "stable", sequence(models), Options{}); !errors.Is(err, context.Canceled) {
+	if _, err := Write(cancelled, dir, "stable", catalogtest.Sequence(models), Options{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
 	if read(t, dir, "index.html") != before {
@@ -557,7 +561,7 @@ func TestReplace(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(other, "thesis.tex"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Write(ctx, other, "stable", sequence(models), Options{}); err == nil || !strings.Contains(err.Error(), "holds something else than a site") {
+	if _, err := Write(ctx, other, "stable", catalogtest.Sequence(models), Options{}); err == nil || !strings.Contains(err.Error(), "holds something else than a site") {
 		t.Errorf("a folder of other files: %v", err)
 	}
 	list, err := os.ReadDir(parent)
@@ -568,7 +572,7 @@ func TestReplace(t *testing.T) {
 		t.Errorf("left behind: %v", list)
 	}
 	for _, base := range []string{"ftp://x", "https://x/$(id)", "https://x/\"", "https://u:p@x/v1", "x", "https://x/?a=b", "https://x/`id`", "https://x/\\"} {
-		if _, err := Write(ctx, dir, "stable", sequence(models), Options{BaseURL: base}); err == nil {
+		if _, err := Write(ctx, dir, "stable", catalogtest.Sequence(models), Options{BaseURL: base}); err == nil {
 			t.Errorf("base address %q was taken", base)
 		}
 	}
@@ -576,7 +580,7 @@ func TestReplace(t *testing.T) {
 
 // many yields n models that differ.
 func many(t testing.TB, n int) iter.Seq2[*catalog.Model, error] {
-	base := example(t)
+	base := catalogtest.Example(t)
 	return func(yield func(*catalog.Model, error) bool) {
 		for i := range n {
 			m := base[i%len(base)]

@@ -433,13 +433,13 @@ func llamaCppTarget(p *page) *Target {
 	}
 	var fetch, sums strings.Builder
 	for _, f := range files {
-		name := f.Path[strings.LastIndex(f.Path, "/")+1:]
+		name := fileName(f)
 		fmt.Fprintf(&fetch, "curl -L -C - -o %s %s\n", export.ShellQuote(name), export.ShellQuote(place.Address(f)))
 		fmt.Fprintf(&sums, "%s  %s\n", strings.TrimPrefix(string(f.SHA256), "sha256:"), name)
 	}
 	fetch.WriteString("sha256sum -c - <<'SUMS'\n" + sums.String() + "SUMS")
 	t.Blocks = append(t.Blocks, Block{"Download and verify", "sh", fetch.String()})
-	base := func(f catalog.File) string { return export.ShellQuote(f.Path[strings.LastIndex(f.Path, "/")+1:]) }
+	base := func(f catalog.File) string { return export.ShellQuote(fileName(f)) }
 	args := append([]string{"--model " + base(parts[0])}, pairs(export.LlamaArgs(p.Model))...)
 	if projector != nil {
 		args = append(args, "--mmproj "+base(*projector))
@@ -469,13 +469,25 @@ func pairs(args []string) []string {
 }
 
 func ollamaTarget(p *page) *Target {
-	place, ok := export.Location(p.Default, catalog.KindOCI)
-	if !ok || place.Ollama == "" || strings.ContainsFunc(place.Ollama, disguises) || export.OllamaRuns(p.Model, p.Default) != nil {
+	if export.OllamaRuns(p.Model, p.Default) != nil {
 		return nil
 	}
-	name := place.Ollama
-	t := &Target{ID: "ollama", Title: "Ollama", About: "Pulled from the registry, with its prompt template and parameters."}
-	t.Blocks = append(t.Blocks, Block{"Pull", "sh", "ollama pull " + export.ShellQuote(name)})
+	t := &Target{ID: "ollama", Title: "Ollama"}
+	name := p.Model.Slug
+	place, pulls := export.Location(p.Default, catalog.KindOCI)
+	pulls = pulls && place.Ollama != "" && !strings.ContainsFunc(place.Ollama, disguises)
+	file, ok := p.modelfile()
+	switch {
+	case pulls:
+		name = place.Ollama
+		t.About = "Pulled from the registry, with its prompt template and parameters."
+		t.Blocks = append(t.Blocks, Block{"Pull", "sh", "ollama pull " + export.ShellQuote(name)})
+	case ok:
+		t.About = "Made from the file of variant " + p.Default.Name + ", which has the prompt template in it."
+		t.Blocks = append(t.Blocks, Block{"Modelfile", "modelfile", file}, Block{"Make it", "sh", "ollama create " + name + " -f Modelfile"})
+	default:
+		return nil
+	}
 	var body, options ordered
 	body.set("model", name)
 	if p.Model.Task == catalog.TextEmbeddings {
@@ -496,6 +508,48 @@ func ollamaTarget(p *page) *Target {
 	t.Blocks = append(t.Blocks, Block{title, "sh", curl(flags, "http://localhost:11434/api/chat", "", body)})
 	return t
 }
+
+// modelfile is a Modelfile of the downloaded file, with the model's parameters
+// and system message. It knows no escapes: what its quotes cannot hold makes
+// none.
+func (p *page) modelfile() (string, bool) {
+	if _, ok := export.Location(p.Default, catalog.KindHTTP); !ok {
+		return "", false
+	}
+	parts, projector := export.ModelFiles(p.Default)
+	if projector != nil {
+		return "", false
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "FROM ./%s\nPARAMETER num_ctx %d", fileName(parts[0]), p.Model.Serving.ContextTokens)
+	var options ordered
+	p.parameters(&options, ollamaNames)
+	for _, o := range options {
+		values := []any{o.value}
+		if stop, ok := o.value.([]string); ok {
+			values = nil
+			for _, s := range stop {
+				if strings.ContainsFunc(s, disguises) || strings.ContainsAny(s, "\"\\\n") {
+					return "", false
+				}
+				values = append(values, s)
+			}
+		}
+		for _, v := range values {
+			fmt.Fprintf(&b, "\nPARAMETER %s %s", o.key, literal(v))
+		}
+	}
+	if pr := p.Model.Prompt; pr != nil && pr.System != "" {
+		if strings.ContainsFunc(pr.System, disguises) || strings.Contains(pr.System, `"""`) || strings.HasSuffix(pr.System, `"`) {
+			return "", false
+		}
+		b.WriteString("\nSYSTEM \"\"\"" + pr.System + "\"\"\"")
+	}
+	return b.String(), true
+}
+
+// fileName is the last part of a file's path.
+func fileName(f catalog.File) string { return f.Path[strings.LastIndex(f.Path, "/")+1:] }
 
 func dockerTarget(p *page) *Target {
 	place, ok := export.Location(p.Default, catalog.KindOCI)
