@@ -260,8 +260,9 @@ function startDialog(dialog) {
       t.tabIndex = on ? 0 : -1;
       document.getElementById(t.getAttribute("aria-controls")).hidden = !on;
     }
-    if (focus) tab.focus();
-    tab.scrollIntoView({ block: "nearest", inline: "nearest" });
+    if (focus) tab.focus({ preventScroll: true });
+    const row = tab.parentElement;
+    row.scrollLeft = tab.offsetLeft - (row.clientWidth - tab.offsetWidth) / 2;
   }
   for (const [i, tab] of tabs.entries()) {
     tab.addEventListener("click", () => select(tab));
