@@ -312,7 +312,7 @@ func aiPairing(j *job, p pairing[*aiGateway]) *aiGateway {
 		g.Settings.CacheTTL = &ttl
 	}
 	if len(p.FallbackOn) > 0 && len(p.FallbackOn) < 3 {
-		j.note("every failure leads to the fallback, not only %s", join(p.FallbackOn, ", "))
+		j.note("every failure leads to the fallback, not only %s", strings.Join(p.FallbackOn, ", "))
 	}
 	var r aiGraph
 	r.add(aiElement{ID: "start", Type: "start"}, "next")

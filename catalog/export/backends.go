@@ -2,6 +2,7 @@ package export
 
 import (
 	"cmp"
+	"maps"
 	"math/big"
 	"net/url"
 	"slices"
@@ -115,7 +116,8 @@ func pairings[E any](j *job, entries []E, of func(E) (slug string, pairs []catal
 		}
 	}
 	var out []pairing[E]
-	for _, p := range byName {
+	for _, name := range slices.Sorted(maps.Keys(byName)) {
+		p := byName[name]
 		light, ok := bySlug[p.Light]
 		heavy, also := bySlug[p.Heavy]
 		if ok && also {
@@ -128,10 +130,6 @@ func pairings[E any](j *job, entries []E, of func(E) (slug string, pairs []catal
 		}
 		j.skip(p.Name, unsupported("its model %s is left out", missing))
 	}
-	slices.SortFunc(out, func(a, b pairing[E]) int { return strings.Compare(a.Name, b.Name) })
-	slices.SortFunc(j.result.Skipped, func(a, b Remark) int {
-		return cmp.Or(strings.Compare(a.Format, b.Format), strings.Compare(a.Model, b.Model))
-	})
 	return out
 }
 

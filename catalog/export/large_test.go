@@ -61,8 +61,7 @@ func execute(t *testing.T, dir, name string, args ...string) []byte {
 	return out.Bytes()
 }
 
-// written writes the exports of the example, and hostile text beside it, into
-// a folder.
+// written writes the exports of models into a folder.
 func written(t *testing.T, models []catalog.Model) (*Result, string) {
 	t.Helper()
 	r, dir := export(t, models, "all"), t.TempDir()

@@ -1,6 +1,10 @@
 package export
 
-import "github.com/modelpipe/modelpipe/catalog"
+import (
+	"strings"
+
+	"github.com/modelpipe/modelpipe/catalog"
+)
 
 // openRouterModel is an element of the answer to GET /api/v1/models
 // (https://openrouter.ai/docs/api-reference/list-available-models). Prices are
@@ -63,7 +67,7 @@ func openRouterEntry(j *job, m *catalog.Model) (openRouterModel, error) {
 		HuggingFaceID: hubName(m), Name: m.DisplayName, Created: m.Created.Unix(), Description: m.Description,
 		ContextLength: m.Serving.ContextTokens,
 		Architecture: openRouterModality{
-			Modality:        join(m.Modalities.Input, "+") + "->" + join(m.Modalities.Output, "+"),
+			Modality:        strings.Join(m.Modalities.Input, "+") + "->" + strings.Join(m.Modalities.Output, "+"),
 			InputModalities: m.Modalities.Input, OutputModalities: m.Modalities.Output, Tokenizer: "Other",
 		},
 		Pricing:             map[string]string{"prompt": "0", "completion": "0"},

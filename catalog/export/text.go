@@ -6,8 +6,6 @@ import (
 	"github.com/modelpipe/modelpipe/catalog"
 )
 
-func join(list []string, by string) string { return strings.Join(list, by) }
-
 // hubName returns the repository on the Hugging Face Hub that a model was made
 // from, as org/name, or nothing.
 func hubName(m *catalog.Model) string {

@@ -3,6 +3,8 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -63,6 +65,57 @@ func TestCatalogSite(t *testing.T) {
 	denied(t, exitUsage, "-o is missing", "catalog", "site", exampleCatalog)
 	denied(t, exitUsage, "--base-url", "catalog", "site", exampleCatalog, "-o", dir, "--base-url", "https://x/$(id)")
 	denied(t, exitFailed, "holds something else than a site", "catalog", "site", exampleCatalog, "-o", filepath.Dir(exampleCatalog))
+}
+
+// TestCatalogExportStore reads the tree of a store, from a folder and from a
+// web server, and nothing that does not have its digest.
+func TestCatalogExportStore(t *testing.T) {
+	dir := t.TempDir()
+	in := func(name string) string { return filepath.Join(dir, name) }
+	if err := os.WriteFile(in("catalog.toml"), []byte(curationTOML), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	store := in("store")
+	conversion := must(t, "convert", "../../testdata/stories260K", "--type", "q8_0", "-o", in("m.gguf"), "--json")
+	if err := os.WriteFile(in("m.json"), []byte(conversion), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	id := strings.TrimSpace(must(t, "catalog", "record", in("m.gguf"), "--store", store, "--model", "stories", "--variant", "Q8_0",
+		"--source", "hf://karpathy/tinyllamas", "--commit", strings.Repeat("0a", 20), "--conversion", in("m.json")))
+	must(t, "catalog", "publish", "stories", id, "--store", store)
+	must(t, "catalog", "build", "-f", in("catalog.toml"), "--store", store)
+	server := httptest.NewServer(http.FileServer(http.Dir(store)))
+	defer server.Close()
+	preset := must(t, "catalog", "export", store, "--format", "llama-server", "-o", "-", "--root", "/srv/models")
+	if !strings.Contains(preset, "[stories]\nmodel = /srv/models/models/stories/"+id+"/m.gguf\n") || !strings.Contains(preset, "alias = tiny\n") {
+		t.Errorf("got %s", preset)
+	}
+	if again := must(t, "catalog", "export", server.URL, "--format", "llama-server", "-o", "-", "--root", "/srv/models"); again != preset {
+		t.Errorf("a web server gives\n%s\na folder\n%s", again, preset)
+	}
+	if out := must(t, "catalog", "site", server.URL, "-o", in("site")); !strings.Contains(out, "1 models") {
+		t.Errorf("got %s", out)
+	}
+	denied(t, exitFailed, "channel beta", "catalog", "export", store, "--channel", "beta", "--format", "openai", "-o", "-")
+	server.Close()
+	denied(t, exitUnavailable, "connection refused", "catalog", "site", server.URL, "-o", in("other"))
+	objects, err := filepath.Glob(filepath.Join(store, "objects", "*", "*"))
+	if err != nil || len(objects) == 0 {
+		t.Fatalf("no objects, %v", err)
+	}
+	for _, name := range objects {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, []byte(strings.Replace(string(data), "Stories 260K", "Stories 261K", 1)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	denied(t, exitFailed, "sha256", "catalog", "site", store, "-o", in("other"))
+	if _, err := os.Stat(in("other")); err == nil {
+		t.Error("a failure left a site")
+	}
 }
 
 // TestCatalogExportMany holds the log to its bounds.

@@ -233,7 +233,7 @@ function startList(form) {
   });
   more.addEventListener("click", () => {
     if (last === 0) {
-      search();
+      search().then(() => draw(shown));
       return;
     }
     const first = shown;
