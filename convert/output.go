@@ -19,6 +19,9 @@ const (
 	journalSuffix = ".partial.journal"
 )
 
+// PartialName is what the file at path is called until it is complete.
+func PartialName(path string) string { return path + partialSuffix }
+
 // syncEvery is how often the data is taken to the disk, so that a power
 // failure costs no more than that. A shorter run waits for the disk once.
 const syncEvery = 10 * time.Second

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -22,6 +23,8 @@ import (
 	"github.com/modelpipe/modelpipe/gguf"
 	"github.com/modelpipe/modelpipe/hub"
 	"github.com/modelpipe/modelpipe/publish"
+	"github.com/modelpipe/modelpipe/quantize"
+	"github.com/modelpipe/modelpipe/validate"
 )
 
 func init() { register(newConvert) }
@@ -38,6 +41,8 @@ type making struct {
 	moveTag  bool
 	trust    bool
 	interval time.Duration
+	validate bool
+	judging  judging
 }
 
 func newConvert(a *app) *cobra.Command {
@@ -77,6 +82,8 @@ publish).`,
 	f.BoolVar(&m.allow, "allow-nonfinite", false, "convert weights that are NaN or infinite, with a warning")
 	f.BoolVar(&m.cache, "cache", false, "keep what is read from the Hub in the Hugging Face cache")
 	f.BoolVar(&m.dryRun, "dry-run", false, "stop after the plan")
+	f.BoolVar(&m.validate, "validate", false, "judge the file as modelpipe validate does (by --max-kld, --gate, --report, ...) before it gets its name, and leave nothing where a gate says no")
+	m.judging.register(f)
 	f.DurationVar(&m.interval, "progress", 10*time.Second, "`INTERVAL` of the progress lines where there is no terminal")
 	return cmd
 }
@@ -89,6 +96,9 @@ func (a *app) convert(ctx context.Context, arg string, c *conversion, m *making)
 	maxBytes, err := parseSize(m.split)
 	if err != nil {
 		return usagef("--split-max-size %s: %w", m.split, err)
+	}
+	if err := m.checkJudging(); err != nil {
+		return err
 	}
 	s, err := a.openSource(ctx, arg)
 	if err != nil {
@@ -140,6 +150,14 @@ func (a *app) convert(ctx context.Context, arg string, c *conversion, m *making)
 			return err
 		}
 	}
+	if m.validate {
+		if target != "" {
+			return usagef("--validate judges a file of this machine: give -o a path, then publish it")
+		}
+		if err := a.canJudge(ctx, &m.judging, s, c.importance); err != nil {
+			return err
+		}
+	}
 	start := time.Now()
 	if target != "" {
 		receipt, err := a.convertTo(ctx, s, c, m, p, outputs, target)
@@ -153,7 +171,7 @@ func (a *app) convert(ctx context.Context, arg string, c *conversion, m *making)
 	for _, o := range outputs {
 		total += o.Plan.Size
 	}
-	stop := a.showProgress(meter{"converting", total, progress.Done.Load, progress.Tensor}, m.interval)
+	stop := sync.OnceFunc(a.showProgress(meter{"converting", total, progress.Done.Load, progress.Tensor}, m.interval))
 	opts := convert.FileOptions{
 		RenderOptions: convert.RenderOptions{Threads: m.threads, AllowNonfinite: m.allow, Imatrix: c.importance, SourceOrder: s.snapshot != nil, Progress: progress},
 		Resume:        m.resume,
@@ -163,16 +181,65 @@ func (a *app) convert(ctx context.Context, arg string, c *conversion, m *making)
 		},
 		Keep: keepOutput,
 	}
-	if s.snapshot != nil {
-		opts.Verify = func(ctx context.Context) error { return a.verify(ctx, s, m.resume) }
+	var judged *validate.Report
+	opts.Verify = func(ctx context.Context) error {
+		if s.snapshot != nil {
+			if err := a.verify(ctx, s, m.resume); err != nil {
+				return err
+			}
+		}
+		if !m.validate {
+			return nil
+		}
+		stop() // the files are complete
+		began := time.Now()
+		var err error
+		judged, err = a.judgePartial(ctx, m, s, c.importance, outputs[0].Path)
+		start = start.Add(time.Since(began)) // it is not converting
+		return err
 	}
 	results, err := convert.WriteFiles(ctx, outputs, s.fsys, opts)
 	stop()
 	if err != nil {
 		return err
 	}
-	return a.report(s, c, p, outputs, results, time.Since(start))
+	return a.report(s, c, p, outputs, results, judged, time.Since(start))
 }
+
+// checkJudging refuses flags about judging without --validate.
+func (m *making) checkJudging() error {
+	if m.validate {
+		return nil
+	}
+	for _, name := range judgingFlags {
+		if m.judging.set(name) {
+			return usagef("--%s says how the file is judged: give --validate too", name)
+		}
+	}
+	return nil
+}
+
+// judgePartial judges the file that is still without its name.
+func (a *app) judgePartial(ctx context.Context, m *making, s *source, importance *quantize.Imatrix, path string) (*validate.Report, error) {
+	r, err := a.judge(ctx, &m.judging, s, importance, func(ctx context.Context) (*validate.Candidate, error) {
+		return validate.OpenCandidate(ctx, unnamed{os.DirFS(filepath.Dir(path))}, filepath.Base(path))
+	})
+	if err != nil {
+		return nil, err
+	}
+	if !a.json {
+		if err := printReport(a.stderr, r); err != nil {
+			return nil, err
+		}
+	}
+	return r, verdict(r)
+}
+
+// unnamed is a folder in which files are found under the names that they will
+// get.
+type unnamed struct{ fs.FS }
+
+func (u unnamed) Open(name string) (fs.File, error) { return u.FS.Open(convert.PartialName(name)) }
 
 // keepOutput says of which errors a later run may be free.
 func keepOutput(err error) bool { return errors.Is(err, hub.ErrUnavailable) }
@@ -258,6 +325,7 @@ type convertJSON struct {
 	BytesRead    int64            `json:"bytes_read"`             // of the source's tensors
 	NetworkRead  int64            `json:"network_read,omitempty"` // bytes
 	PeakMemory   int64            `json:"peak_memory"`            // resident bytes, pages of files included
+	Validation   *validate.Report `json:"validation,omitempty"`   // with --validate
 }
 
 type partJSON struct {
@@ -277,7 +345,7 @@ type stagesJSON struct {
 }
 
 // report prints what was made.
-func (a *app) report(s *source, c *conversion, p *convert.Plan, outputs []convert.Output, results []*convert.Result, took time.Duration) error {
+func (a *app) report(s *source, c *conversion, p *convert.Plan, outputs []convert.Output, results []*convert.Result, judged *validate.Report, took time.Duration) error {
 	recipe, err := c.describe()
 	if err != nil {
 		return err
@@ -285,7 +353,7 @@ func (a *app) report(s *source, c *conversion, p *convert.Plan, outputs []conver
 	v := convertJSON{
 		recipeJSON:   recipe,
 		Architecture: p.Arch, Parameters: p.Parameters, Tensors: len(p.Steps), Repository: s.repo, Commit: s.commit,
-		Nonfinite: map[string]int64{}, Notes: append([]string{}, p.Notes...), Seconds: took.Seconds(), PeakMemory: peakMemory(),
+		Nonfinite: map[string]int64{}, Notes: append([]string{}, p.Notes...), Seconds: took.Seconds(), PeakMemory: peakMemory(), Validation: judged,
 	}
 	for i, r := range results {
 		part := partJSON{outputs[i].Path, hex.EncodeToString(r.SHA256[:]), r.Size}
