@@ -22,7 +22,7 @@ func (p recipeTypes) Types(tensors []OutputTensor, stored []Leaf, md gguf.Metada
 	if err != nil {
 		return Types{}, err
 	}
-	model, err := quantizedModel(md)
+	model, err := QuantizedModel(md)
 	if err != nil {
 		return Types{}, err
 	}
@@ -70,9 +70,10 @@ func requantizes(stored string, t gguf.Type) bool {
 	return err == nil && from != t && from.BlockElements() > 1
 }
 
-// quantizedModel reads what the choice of types depends on. Keys that only
-// mixtures ask for may be missing, as in files that hold a few tensors.
-func quantizedModel(md gguf.Metadata) (quantize.Model, error) {
+// QuantizedModel reads from a file's metadata what the choice of types depends
+// on. Keys that only mixtures ask for may be missing, as in files that hold a
+// few tensors.
+func QuantizedModel(md gguf.Metadata) (quantize.Model, error) {
 	arch, err := md.String("general.architecture")
 	if err != nil {
 		return quantize.Model{}, err

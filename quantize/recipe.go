@@ -130,6 +130,25 @@ type compiled struct {
 	t gguf.Type
 }
 
+// compile checks the overrides against the tensors.
+func (r Recipe) compile(tensors []Tensor) ([]compiled, error) {
+	overrides := make([]compiled, len(r.Overrides))
+	for i, o := range r.Overrides {
+		re, err := regexp.Compile(strings.ToLower(o.Pattern))
+		if err != nil {
+			return nil, fmt.Errorf("tensor type %s=%s: %w", o.Pattern, o.Type, err)
+		}
+		if err := writable(o.Type); err != nil {
+			return nil, fmt.Errorf("tensor type %s=%s: %w", o.Pattern, o.Type, err)
+		}
+		overrides[i] = compiled{Regexp: re, t: o.Type}
+		if !slices.ContainsFunc(tensors, func(t Tensor) bool { return re.MatchString(t.Name) }) {
+			return nil, fmt.Errorf("tensor type %s=%s matches no tensor", o.Pattern, o.Type)
+		}
+	}
+	return overrides, nil
+}
+
 // Assign chooses the type of every tensor. importance says whether an
 // importance matrix is used. It fails on an unknown preset, on an override
 // that matches no tensor, and on a type that no row can hold.
@@ -146,21 +165,10 @@ func (r Recipe) Assign(m Model, tensors []Tensor, importance bool) (Assignment, 
 			return Assignment{}, err
 		}
 	}
-	overrides := make([]compiled, len(r.Overrides))
-	for i, o := range r.Overrides {
-		re, err := regexp.Compile(strings.ToLower(o.Pattern))
-		if err != nil {
-			return Assignment{}, fmt.Errorf("tensor type %s=%s: %w", o.Pattern, o.Type, err)
-		}
-		if err := writable(o.Type); err != nil {
-			return Assignment{}, fmt.Errorf("tensor type %s=%s: %w", o.Pattern, o.Type, err)
-		}
-		overrides[i] = compiled{Regexp: re, t: o.Type}
-		if !slices.ContainsFunc(tensors, func(t Tensor) bool { return re.MatchString(t.Name) }) {
-			return Assignment{}, fmt.Errorf("tensor type %s=%s matches no tensor", o.Pattern, o.Type)
-		}
+	overrides, err := r.compile(tensors)
+	if err != nil {
+		return Assignment{}, err
 	}
-
 	c := chooser{recipe: r, preset: p, model: m, importance: importance, overrides: overrides, tied: true}
 	for _, t := range tensors {
 		switch roleOf(t.Name) {

@@ -46,7 +46,7 @@ type making struct {
 }
 
 func newConvert(a *app) *cobra.Command {
-	var c conversion
+	c := conversion{app: a}
 	var m making
 	cmd := &cobra.Command{
 		Use:   "convert SOURCE",
@@ -97,8 +97,14 @@ func (a *app) convert(ctx context.Context, arg string, c *conversion, m *making)
 	if err != nil {
 		return usagef("--split-max-size %s: %w", m.split, err)
 	}
-	if err := m.checkJudging(); err != nil {
+	if m.judging.set("max-kld") && c.maxSize == "" && c.recipe == "" && strings.EqualFold(c.outType, "auto") {
+		c.maxKLD = m.judging.maxKLD
+	}
+	if err := m.checkJudging(c.maxKLD != 0); err != nil {
 		return err
+	}
+	if c.wanted() && maxBytes > 0 {
+		return usagef("--split-max-size: a model that is cut has more bytes than --max-size and --max-kld count")
 	}
 	s, err := a.openSource(ctx, arg)
 	if err != nil {
@@ -129,7 +135,7 @@ func (a *app) convert(ctx context.Context, arg string, c *conversion, m *making)
 		return err
 	}
 	if !a.json {
-		if err := printSummary(a.stderr, s, p); err != nil {
+		if err := c.printSummary(a.stderr, s, p); err != nil {
 			return err
 		}
 	}
@@ -206,13 +212,14 @@ func (a *app) convert(ctx context.Context, arg string, c *conversion, m *making)
 	return a.report(s, c, p, outputs, results, judged, time.Since(start))
 }
 
-// checkJudging refuses flags about judging without --validate.
-func (m *making) checkJudging() error {
+// checkJudging refuses flags about judging without --validate. Where no type is
+// given --max-kld chooses the types.
+func (m *making) checkJudging(chooses bool) error {
 	if m.validate {
 		return nil
 	}
 	for _, name := range judgingFlags {
-		if m.judging.set(name) {
+		if m.judging.set(name) && !(chooses && name == "max-kld") {
 			return usagef("--%s says how the file is judged: give --validate too", name)
 		}
 	}

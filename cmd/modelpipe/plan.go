@@ -38,6 +38,9 @@ type conversion struct {
 	pre  string
 	meta []string
 
+	fitting
+	app *app
+
 	// what the flags and the files that they name amount to
 	chosen     quantize.Recipe
 	importance *quantize.Imatrix
@@ -53,6 +56,7 @@ func (c *conversion) register(f *pflag.FlagSet) {
 	f.StringVar(&c.embedding, "embedding-type", "", "the `TYPE` of token_embd.weight")
 	f.StringArrayVar(&c.tensorType, "tensor-type", nil, "`REGEX=TYPE`: the type of the tensors whose name matches (repeatable, the first decides)")
 	f.StringVar(&c.recipe, "recipe", "", "read all of these from a recipe `FILE` (TOML)")
+	c.fitting.register(f)
 	f.StringVar(&c.imatrix, "imatrix", "", "importance matrix `FILE` (GGUF or .dat)")
 	f.StringVar(&c.name, "name", "", "general.name of the model, where its card does not say it well")
 	f.StringArrayVar(&c.meta, "meta", nil, "set a metadata `KEY=VALUE` (repeatable); KEY:TYPE=VALUE for other than strings, as in a.b:u32=7")
@@ -77,20 +81,29 @@ func (c *conversion) plan(ctx context.Context, s *source) (*convert.Plan, error)
 	if err := c.readImatrix(); err != nil {
 		return nil, err
 	}
-	o.Types = convert.NewTypePolicy(recipe, c.importance, c.imatrix)
 	if o.Source == "" {
 		o.Source = s.name
 	}
-	if s.file != "" {
-		if !strings.HasSuffix(s.file, ".gguf") {
-			return nil, usagef("%s: want a model folder, hf://org/name or a .gguf file", s.arg)
-		}
-		if reflect.DeepEqual(recipe, quantize.Recipe{Preset: "auto"}) {
-			o.Types = nil
-		}
-		return convert.PlanGGUF(ctx, s.fsys, s.file, o)
+	if s.file != "" && !strings.HasSuffix(s.file, ".gguf") {
+		return nil, usagef("%s: want a model folder, hf://org/name or a .gguf file", s.arg)
 	}
-	return convert.NewPlan(ctx, s.fsys, o)
+	plan := func(types convert.TypePolicy) (*convert.Plan, error) {
+		o := o
+		o.Types = types
+		if s.file != "" {
+			return convert.PlanGGUF(ctx, s.fsys, s.file, o)
+		}
+		return convert.NewPlan(ctx, s.fsys, o)
+	}
+	switch {
+	case c.fitting.wanted():
+		return c.planFit(ctx, s, recipe, plan)
+	case c.losses != "" || c.fast:
+		return nil, usagef("--losses and --fast-types go with --max-size or --max-kld")
+	case s.file != "" && reflect.DeepEqual(recipe, quantize.Recipe{Preset: "auto"}):
+		return plan(nil)
+	}
+	return plan(convert.NewTypePolicy(recipe, c.importance, c.imatrix))
 }
 
 // readRecipe makes the recipe of the flags, or reads the file that takes
@@ -209,11 +222,12 @@ type recipeJSON struct {
 	Recipe        quantize.Recipe `json:"recipe"`
 	RecipeDigest  string          `json:"recipe_digest"`
 	ImatrixDigest string          `json:"imatrix_digest,omitempty"`
+	Budget        *fitJSON        `json:"budget,omitempty"`
 }
 
 func (c *conversion) describe() (recipeJSON, error) {
 	digest, err := c.chosen.Digest()
-	return recipeJSON{c.chosen, digest, strings.TrimPrefix(c.digests, "imatrix ")}, err
+	return recipeJSON{c.chosen, digest, c.imatrixDigest(), c.fit}, err
 }
 
 // planJSON is what plan prints with --json.
@@ -242,7 +256,7 @@ type tensorJSON struct {
 }
 
 func newPlan(a *app) *cobra.Command {
-	var c conversion
+	c := conversion{app: a}
 	cmd := &cobra.Command{
 		Use:   "plan SOURCE",
 		Short: "Show the file that convert would write, to the byte",
@@ -253,7 +267,8 @@ offset, bytes and source, architecture, parameters, and the exact size of the fi
 SOURCE is a model folder, hf://org/name[@revision], or a .gguf file. From the
 Hub it reads a few ranges; how many bytes, it says.`,
 		Example: `  modelpipe plan ./Qwen3-0.6B
-  modelpipe plan hf://Qwen/Qwen3-0.6B --type q8_0 --json`,
+  modelpipe plan hf://Qwen/Qwen3-0.6B --type q8_0 --json
+  modelpipe plan hf://Qwen/Qwen3-8B --max-size 5GB`,
 		Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := a.openSource(cmd.Context(), args[0])
@@ -271,10 +286,11 @@ Hub it reads a few ranges; how many bytes, it says.`,
 			if err := p.WriteText(a.stdout); err != nil {
 				return err
 			}
-			return printSummary(a.stdout, s, p)
+			return c.printSummary(a.stdout, s, p)
 		},
 	}
 	c.register(cmd.Flags())
+	cmd.Flags().Float64Var(&c.maxKLD, "max-kld", 0, "choose the types so that the expected KL divergence is at most so many `NATS` and the file is small")
 	return cmd
 }
 
@@ -299,7 +315,7 @@ func (a *app) printPlan(s *source, c *conversion, p *convert.Plan) error {
 }
 
 // printSummary prints a plan in a few lines.
-func printSummary(w io.Writer, s *source, p *convert.Plan) error {
+func (c *conversion) printSummary(w io.Writer, s *source, p *convert.Plan) error {
 	var b strings.Builder
 	if s.repo != "" {
 		fmt.Fprintf(&b, "source        %s at commit %s\n", s.repo, s.commit)
@@ -308,6 +324,9 @@ func printSummary(w io.Writer, s *source, p *convert.Plan) error {
 	fmt.Fprintf(&b, "parameters    %d\n", p.Parameters)
 	fmt.Fprintf(&b, "tensors       %d (%s)\n", len(p.Steps), typesOf(p))
 	fmt.Fprintf(&b, "size          %d bytes\n", p.Size)
+	for _, line := range c.fit.lines(p.Size) {
+		fmt.Fprintln(&b, line)
+	}
 	for _, n := range p.Notes {
 		fmt.Fprintf(&b, "note          %s\n", n)
 	}

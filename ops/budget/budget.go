@@ -22,10 +22,6 @@ import (
 	"github.com/modelpipe/modelpipe/quantize"
 )
 
-// Losses is the expected divergence that a type costs a tensor, by the
-// tensor's name in the GGUF file.
-type Losses map[string]map[gguf.Type]float64
-
 // Options are how losses are measured.
 type Options struct {
 	ops.Options
@@ -44,8 +40,8 @@ type Options struct {
 
 // Measure runs a text through a model that a GGUF file with unquantized
 // weights specifies.
-func Measure(ctx context.Context, d *ops.Device, m *spec.Model, chunks [][]int32, o Options) (Losses, error) {
-	losses := Losses{}
+func Measure(ctx context.Context, d *ops.Device, m *spec.Model, chunks [][]int32, o Options) (quantize.Losses, error) {
+	losses := quantize.Losses{}
 	var mu sync.Mutex
 	err := ops.Fisher(ctx, d, m, chunks, o.Seed, func(in ops.Information) error {
 		w, err := m.Weight(in.Slot)

@@ -1,0 +1,228 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"github.com/modelpipe/modelpipe/convert"
+	"github.com/modelpipe/modelpipe/gguf"
+	"github.com/modelpipe/modelpipe/ops/budget"
+	"github.com/modelpipe/modelpipe/quantize"
+)
+
+// fitting is what the flags say about a file whose types are chosen for its
+// size or for what it loses, and what came of it.
+type fitting struct {
+	maxSize string
+	maxKLD  float64
+	losses  string
+	fast    bool
+
+	fit *fitJSON
+}
+
+func (f *fitting) register(flags *pflag.FlagSet) {
+	flags.StringVar(&f.maxSize, "max-size", "", "choose the types so that the file has at most `SIZE` bytes (5GB, 900MB) and loses least")
+	flags.StringVar(&f.losses, "losses", "", "what types lose on tensors: a `FILE` of modelpipe losses (default: the one beside --imatrix; without one, priors)")
+	flags.BoolVar(&f.fast, "fast-types", false, "with --max-size or --max-kld: no IQ types, which some runtimes decode slowly")
+}
+
+// fitJSON is what plan and convert say of a fit with --json.
+type fitJSON struct {
+	MaxSize     int64       `json:"max_size,omitempty"`
+	MaxKLD      float64     `json:"max_kld,omitempty"`
+	ExpectedKLD float64     `json:"expected_kld"`
+	Losses      string      `json:"losses"` // "measured" or "priors"
+	From        string      `json:"losses_file,omitempty"`
+	Preset      *presetJSON `json:"best_preset,omitempty"` // the best that fits
+	Note        string      `json:"note,omitempty"`
+}
+
+type presetJSON struct {
+	Name        string  `json:"name"`
+	Size        int64   `json:"size"`
+	ExpectedKLD float64 `json:"expected_kld"`
+}
+
+func (f *fitting) wanted() bool { return f.maxSize != "" || f.maxKLD != 0 }
+
+// planFit plans with types that fit. plan makes a plan for a policy.
+func (c *conversion) planFit(ctx context.Context, s *source, recipe quantize.Recipe, plan func(convert.TypePolicy) (*convert.Plan, error)) (*convert.Plan, error) {
+	limit, err := parseSize(c.maxSize)
+	switch {
+	case err != nil:
+		return nil, usagef("--max-size %s: %w", c.maxSize, err)
+	case limit > 0 && c.maxKLD != 0:
+		return nil, usagef("--max-size and --max-kld: want one of them to choose the types by")
+	case c.maxKLD < 0 || c.maxKLD != c.maxKLD:
+		return nil, usagef("--max-kld %g: want a number of nats", c.maxKLD)
+	case !strings.EqualFold(recipe.Preset, "auto") || recipe.Pure:
+		return nil, usagef("--type, --pure and a recipe's type say what --max-size and --max-kld choose: give one or the other")
+	}
+	whole, err := plan(nil)
+	if err != nil {
+		return nil, err
+	}
+	c.fit = &fitJSON{MaxSize: limit, MaxKLD: c.maxKLD}
+	if limit >= whole.Size {
+		c.fit.Losses, c.fit.Note = "none", fmt.Sprintf("the model takes %d bytes as it is: nothing is quantized", whole.Size)
+		return whole, nil
+	}
+	tensors := tensorsOf(whole)
+	losses, err := c.findLosses(ctx, s, tensors)
+	if err != nil {
+		return nil, err
+	}
+	// Any preset has the header that the file will have.
+	stock, err := plan(convert.NewTypePolicy(quantize.Recipe{Preset: "Q4_K_M"}, c.importance, c.imatrix))
+	if err != nil {
+		return nil, err
+	}
+	header := stock.HeaderSize
+	o := quantize.FitOptions{Losses: losses, Importance: c.importance != nil, Fast: c.fast, Alignment: max(1, whole.Header.Alignment)}
+	var fit quantize.Fit
+	if limit > 0 {
+		fit, err = recipe.FitBytes(tensors, limit-header, o)
+	} else {
+		fit, err = recipe.FitLoss(tensors, c.maxKLD, o)
+	}
+	if over := (*quantize.BudgetError)(nil); errors.As(err, &over) {
+		return nil, withExit(exitGate, c.overBudget(over, header, recipe, tensors, o))
+	}
+	if err != nil {
+		return nil, err
+	}
+	p, err := plan(convert.NewTypePolicy(fit.Recipe, c.importance, c.imatrix))
+	if err != nil {
+		return nil, err
+	}
+	if limit > 0 && p.Size > limit {
+		return nil, fmt.Errorf("the plan of %d bytes is over --max-size %d", p.Size, limit)
+	}
+	c.chosen, c.fit.ExpectedKLD = fit.Recipe, fit.Loss
+	c.fit.Preset, err = c.bestPreset(stock.Header.Metadata, tensors, losses, header, p.Size, o.Alignment)
+	return p, err
+}
+
+// tensorsOf are the tensors of a plan in the types that they have there.
+func tensorsOf(p *convert.Plan) []quantize.Tensor {
+	tensors := make([]quantize.Tensor, len(p.Steps))
+	for i, s := range p.Steps {
+		tensors[i] = quantize.Tensor{Name: s.Name, Shape: s.Shape, Type: s.Type}
+	}
+	return tensors
+}
+
+// overBudget says what the least is and what it would cost.
+func (c *conversion) overBudget(over *quantize.BudgetError, header int64, recipe quantize.Recipe, tensors []quantize.Tensor, o quantize.FitOptions) error {
+	if over.What == "loss" {
+		return fmt.Errorf("--max-kld %g: the constraints leave an expected KL divergence of at least %.4g", c.maxKLD, over.Least)
+	}
+	least := int64(over.Least)
+	text := fmt.Sprintf("--max-size %s: the smallest file has %d bytes", c.maxSize, least+header)
+	if fit, err := recipe.FitBytes(tensors, least, o); err == nil {
+		text += fmt.Sprintf(", at an expected KL divergence of %.3g", fit.Loss)
+	}
+	if !o.Importance {
+		text += "; with --imatrix there are smaller types"
+	}
+	return errors.New(text)
+}
+
+// findLosses reads the losses that were measured, or makes priors.
+func (c *conversion) findLosses(ctx context.Context, s *source, tensors []quantize.Tensor) (quantize.Losses, error) {
+	name, found := c.losses, true
+	if name == "" {
+		if found = c.imatrix != ""; found {
+			name = c.imatrix + lossesSuffix
+		}
+	}
+	if !found {
+		c.fit.Losses = "priors"
+		return quantize.PriorLosses(tensors), nil
+	}
+	f, err := budget.ReadFile(name)
+	if c.losses == "" && errors.Is(err, fs.ErrNotExist) {
+		c.fit.Losses = "priors"
+		return quantize.PriorLosses(tensors), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	m, err := c.app.openModel(ctx, s)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	defer m.close()
+	digest, err := modelDigest(ctx, s, m)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case f.Model != digest:
+		return nil, fmt.Errorf("%s: was measured on another model: measure this one with modelpipe losses", name)
+	case f.Imatrix != c.imatrixDigest():
+		return nil, fmt.Errorf("%s: was measured with another importance matrix, or with none where there is one now, or the other way round", name)
+	}
+	c.fit.Losses, c.fit.From = "measured", name
+	return f.Table()
+}
+
+// bestPreset is the stock preset of at most size bytes that is expected to lose
+// least, nil where there is none.
+func (c *conversion) bestPreset(md gguf.Metadata, tensors []quantize.Tensor, losses quantize.Losses, header, size, alignment int64) (*presetJSON, error) {
+	model, err := convert.QuantizedModel(md)
+	if err != nil {
+		return nil, err
+	}
+	var best *presetJSON
+	for _, name := range quantize.PresetNames() {
+		a, err := quantize.Recipe{Preset: name}.Assign(model, tensors, c.importance != nil)
+		if err != nil {
+			continue // not for this model
+		}
+		bytes := header
+		for i, t := range tensors {
+			n, err := gguf.TensorInfo{Name: t.Name, Type: a.Choices[i].Type, Shape: t.Shape}.Size()
+			if err != nil {
+				return nil, fmt.Errorf("tensor %s: %w", t.Name, err)
+			}
+			bytes += (n + alignment - 1) / alignment * alignment
+		}
+		needs := slices.ContainsFunc(a.Choices, func(c quantize.Choice) bool { return c.NeedsImportance })
+		loss, known := losses.Loss(tensors, a.Choices)
+		if bytes <= size && known && !(needs && c.importance == nil) && (best == nil || loss < best.ExpectedKLD) {
+			best = &presetJSON{name, bytes, loss}
+		}
+	}
+	return best, nil
+}
+
+// lines describes a fit for people.
+func (f *fitJSON) lines(size int64) []string {
+	if f == nil {
+		return nil
+	}
+	if f.Note != "" {
+		return []string{"budget        " + f.Note}
+	}
+	var out []string
+	if f.MaxSize > 0 {
+		out = append(out, fmt.Sprintf("budget        %d bytes, of which %.2f %% are used", f.MaxSize, 100*float64(size)/float64(f.MaxSize)))
+	}
+	how := "by priors of another model: rough; modelpipe losses measures"
+	if f.Losses == "measured" {
+		how = "measured, " + f.From
+	}
+	out = append(out, fmt.Sprintf("expected KLD  %.4g nats per token (%s)", f.ExpectedKLD, how))
+	if f.Preset != nil {
+		out = append(out, fmt.Sprintf("best preset   %s: %d bytes, expected KLD %.4g", f.Preset.Name, f.Preset.Size, f.Preset.ExpectedKLD))
+	}
+	return out
+}
