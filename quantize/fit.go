@@ -28,9 +28,9 @@ type Fit struct {
 // FitOptions are the bounds of a fit.
 type FitOptions struct {
 	Losses     Losses
-	Importance bool  // an importance matrix is used
-	Fast       bool  // only types that runtimes decode fast: no IQ types
-	Alignment  int64 // of the tensors in the file
+	Importance func(tensor string) bool // says whether there is importance data for a tensor; nil: for none
+	Fast       bool                     // only types that runtimes decode fast: no IQ types
+	Alignment  int64                    // of the tensors in the file
 }
 
 // FitTypes returns the types from which a fit chooses for a tensor with rows of
@@ -108,7 +108,14 @@ func (r Recipe) fit(tensors []Tensor, o FitOptions, choose func([][]Offer) ([]in
 			}
 			types[0] = got
 		case Quantizable(t.Name, t.Shape):
-			types = append(types, FitTypes(t.Shape[0], o.Importance, o.Fast)...)
+			for _, typ := range FitTypes(t.Shape[0], o.Importance != nil && o.Importance(t.Name), o.Fast) {
+				if _, known := o.Losses[t.Name][typ]; known && typ != t.Type {
+					types = append(types, typ)
+				}
+			}
+			if len(types) == 1 {
+				return Fit{}, fmt.Errorf("tensor %s: it is not known what any type loses on it", t.Name)
+			}
 		}
 		for _, typ := range types {
 			offer, err := o.offer(t, typ)

@@ -85,7 +85,14 @@ func (c *conversion) planFit(ctx context.Context, s *source, recipe quantize.Rec
 		return nil, err
 	}
 	header := stock.HeaderSize
-	o := quantize.FitOptions{Losses: losses, Importance: c.importance != nil, Fast: c.fast, Alignment: max(1, whole.Header.Alignment)}
+	o := quantize.FitOptions{Losses: losses, Fast: c.fast, Alignment: max(1, whole.Header.Alignment)}
+	if c.importance != nil {
+		coverage, err := c.importance.Match(tensors)
+		if err != nil {
+			return nil, err
+		}
+		o.Importance = func(name string) bool { return !slices.Contains(coverage.Missing, name) }
+	}
 	var fit quantize.Fit
 	if limit > 0 {
 		fit, err = recipe.FitBytes(tensors, limit-header, o)
@@ -129,7 +136,7 @@ func (c *conversion) overBudget(over *quantize.BudgetError, header int64, recipe
 	if fit, err := recipe.FitBytes(tensors, least, o); err == nil {
 		text += fmt.Sprintf(", at an expected KL divergence of %.3g", fit.Loss)
 	}
-	if !o.Importance {
+	if o.Importance == nil {
 		text += "; with --imatrix there are smaller types"
 	}
 	return errors.New(text)

@@ -102,10 +102,13 @@ func (a *app) losses(ctx context.Context, arg string, m *measuring) error {
 		tensors[t.Name] = quantize.Tensor{Name: t.Name, Shape: t.Shape, Type: t.Type}
 		all = append(all, tensors[t.Name])
 	}
+	weighed := func(string) bool { return false }
 	if c.importance != nil {
-		if _, err := c.importance.Match(all); err != nil {
+		coverage, err := c.importance.Match(all)
+		if err != nil {
 			return err
 		}
+		weighed = func(name string) bool { return !slices.Contains(coverage.Missing, name) }
 	}
 	chunks, err := m.cut(model.header.Metadata, model.model.Pooling)
 	if err != nil {
@@ -127,7 +130,7 @@ func (a *app) losses(ctx context.Context, arg string, m *measuring) error {
 			if !quantize.Quantizable(name, t.Shape) {
 				return nil
 			}
-			return slices.DeleteFunc(quantize.FitTypes(int64(cols), c.importance != nil, false), func(typ gguf.Type) bool { return typ == t.Type })
+			return slices.DeleteFunc(quantize.FitTypes(int64(cols), weighed(name), false), func(typ gguf.Type) bool { return typ == t.Type })
 		},
 		Importance: c.importance,
 		Seed:       m.seed,

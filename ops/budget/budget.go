@@ -121,6 +121,9 @@ func lost(t gguf.Type, x []float32, cols int, importance, f []float32) (float64,
 	if !ok {
 		return 0, fmt.Errorf("there is no encoder for %s", t)
 	}
+	if codec.NeedsImportance && importance == nil {
+		return 0, fmt.Errorf("%s cannot be encoded without importance", t)
+	}
 	size, err := t.RowBytes(int64(cols))
 	if err != nil {
 		return 0, err
