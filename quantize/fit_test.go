@@ -55,7 +55,7 @@ func llama8B() (tensors []Tensor) {
 	return tensors
 }
 
-func all(string) bool { return true }
+func everything(string) bool { return true }
 
 // TestFitBytes uses nearly all of the bytes, and what the recipe then assigns
 // is what was counted.
@@ -63,7 +63,7 @@ func TestFitBytes(t *testing.T) {
 	tensors := llama8B()
 	losses := PriorLosses(tensors)
 	for _, limit := range []int64{3_500_000_000, 5_000_000_000, 8_000_000_000} {
-		fit, err := Recipe{}.FitBytes(tensors, limit, FitOptions{Losses: losses, Importance: all, Alignment: 32})
+		fit, err := Recipe{}.FitBytes(tensors, limit, FitOptions{Losses: losses, Importance: everything, Alignment: 32})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -89,7 +89,7 @@ func TestFitBytes(t *testing.T) {
 			t.Errorf("the recipe loses %g: the fit counted %g", loss, fit.Loss)
 		}
 		// The other way round it takes no more.
-		back, err := Recipe{}.FitLoss(tensors, fit.Loss, FitOptions{Losses: losses, Importance: all, Alignment: 32})
+		back, err := Recipe{}.FitLoss(tensors, fit.Loss, FitOptions{Losses: losses, Importance: everything, Alignment: 32})
 		if err != nil {
 			t.Fatal(err)
 		}
