@@ -1,16 +1,15 @@
 // Package encode writes ggml's blocks on an accelerator: the encoders as
 // graphs over weights that are uploaded as they are stored. The codecs of
 // package quantize are canonical; a graph computes the same formulas in the
-// same order, but its compiler may fuse a product and a sum, so that a small
-// share of the blocks differs in a level or a scale that fits as well.
+// same order, but what compiles it may still choose otherwise between two
+// scales that fit equally well, so that a small share of the blocks differs.
 //
-//	e := encode.New(backend, encode.Options{})
+//	e := encode.New(backend)
 //	err := e.Encode(ctx, dst, gguf.Q4_K, encode.Rows{Type: gguf.BF16, Data: raw, Cols: cols}, importance)
 package encode
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -18,7 +17,7 @@ import (
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
-	"github.com/gomlx/gomlx/core/graph"
+	. "github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
 
 	"github.com/modelpipe/modelpipe/gguf"
@@ -35,12 +34,6 @@ func Types() []gguf.Type {
 	return types
 }
 
-// Can reports whether a type can be encoded.
-func Can(t gguf.Type) bool {
-	_, ok := encoders[t]
-	return ok
-}
-
 // Rows are whole rows of weights as a source stores them: F32, F16 or BF16,
 // little-endian, Cols to a row.
 type Rows struct {
@@ -49,25 +42,38 @@ type Rows struct {
 	Cols int
 }
 
-// Count is the number of rows.
-func (r Rows) Count() int { return len(r.Data) / (r.Cols * int(r.Type.BlockBytes())) }
-
 // Stats counts what an Encoder has done.
 type Stats struct {
 	Blocks int64
 	// Canonical blocks were encoded by package quantize: those with a value
-	// that is not finite, or with a range in which a graph's arithmetic
-	// would under- or overflow.
+	// that is not finite, or of a range in which a graph's arithmetic would
+	// under- or overflow.
 	Canonical int64
 }
 
-// Encoder encodes on one backend. It is safe for concurrent use: calls overlap
-// in the upload of one and the work of another.
+// The sizes of graphs, in weights. Each compiles by itself, so there are two:
+// what does not fill a small one is filled up with zeros.
+const (
+	smallBatch = 1 << 20
+	largeBatch = 1 << 24
+
+	// inFlight bounds the batches that are on the device at once: one is
+	// uploaded and one downloaded while another is encoded.
+	inFlight = 4
+)
+
+// Batch is the number of weights that a call should bring for the device to
+// be well used.
+const Batch = largeBatch
+
+// Encoder encodes on one backend. It is safe for concurrent use: the upload of
+// one call overlaps with the work of others.
 type Encoder struct {
 	backend compute.Backend
+	device  chan struct{} // one token per batch in flight
 
 	mu    sync.Mutex
-	execs map[kind]*graph.Exec
+	execs map[kind]*Exec
 	stats Stats
 }
 
@@ -79,7 +85,14 @@ type kind struct {
 
 // New returns an encoder on a backend.
 func New(backend compute.Backend) *Encoder {
-	return &Encoder{backend: backend, execs: map[kind]*graph.Exec{}}
+	return &Encoder{backend: backend, device: make(chan struct{}, inFlight), execs: map[kind]*Exec{}}
+}
+
+// Can reports whether rows stored as one type can be encoded as another.
+func (e *Encoder) Can(t, stored gguf.Type) bool {
+	_, ok := encoders[t]
+	_, known := storedAs[stored]
+	return ok && known
 }
 
 // Stats returns the counts so far.
@@ -93,103 +106,178 @@ func (e *Encoder) Stats() Stats {
 var storedAs = map[gguf.Type]dtypes.DType{gguf.F32: dtypes.Float32, gguf.F16: dtypes.Float16, gguf.BF16: dtypes.BFloat16}
 
 // Encode writes the blocks of rows to dst, which has exactly their size.
-// importance holds one weight per column, or is nil. Each number of rows and
-// columns compiles a graph of its own, so callers should keep to few.
-func (e *Encoder) Encode(ctx context.Context, dst []byte, t gguf.Type, rows Rows, importance []float32) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("encode %v: %v", t, r)
-		}
-	}()
+// importance holds one weight per column, or is nil; a type without a use for
+// it ignores it, as the canonical one does.
+func (e *Encoder) Encode(ctx context.Context, dst []byte, t gguf.Type, rows Rows, importance []float32) error {
 	row, ok := encoders[t]
-	stored, known := storedAs[rows.Type]
+	width := int(rows.Type.BlockBytes())
 	switch {
-	case !ok:
-		return fmt.Errorf("encode %v: no encoder on %s", t, e.backend.Name())
-	case !known:
-		return fmt.Errorf("encode %v: cannot read %v", t, rows.Type)
+	case !ok || !e.Can(t, rows.Type):
+		return fmt.Errorf("encode %v from %v: %s has no graph for it", t, rows.Type, e.backend.Name())
 	case rows.Cols <= 0 || rows.Cols%row.length != 0:
 		return fmt.Errorf("encode %v: rows of %d weights: want a multiple of %d", t, rows.Cols, row.length)
-	case len(rows.Data)%(rows.Cols*int(rows.Type.BlockBytes())) != 0:
+	case len(rows.Data)%(rows.Cols*width) != 0:
 		return fmt.Errorf("encode %v: %d bytes are not whole rows of %d", t, len(rows.Data), rows.Cols)
 	case importance != nil && len(importance) != rows.Cols:
 		return fmt.Errorf("encode %v: importance of %d columns: want %d", t, len(importance), rows.Cols)
 	}
-	n := rows.Count()
-	if size := n * rows.Cols / row.length * int(t.BlockBytes()); len(dst) != size {
-		return fmt.Errorf("encode %v: destination of %d bytes: want %d", t, len(dst), size)
+	blocks, size := len(rows.Data)/width/row.length, int(t.BlockBytes())
+	if len(dst) != blocks*size {
+		return fmt.Errorf("encode %v: destination of %d bytes: want %d", t, len(dst), blocks*size)
 	}
-	if n == 0 {
-		return nil
+	if !row.weighted {
+		importance = nil
 	}
-	if err := ctx.Err(); err != nil {
-		return err
+	var odd []int
+	for first := 0; first < blocks; {
+		if err := ctx.Err(); err != nil {
+			return context.Cause(ctx)
+		}
+		batch := largeBatch / row.length
+		if blocks-first <= batch/2 {
+			batch = smallBatch / row.length
+		}
+		n := min(batch, blocks-first)
+		found, err := e.batch(dst[first*size:(first+n)*size], t, row, rows, importance, first, n, batch)
+		if err != nil {
+			return fmt.Errorf("encode %v on %s: %w", t, e.backend.Name(), err)
+		}
+		for _, b := range found {
+			odd = append(odd, first+b)
+		}
+		first += n
 	}
+	canonical(dst, t, row.length, rows, importance, odd)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.stats.Blocks += int64(blocks)
+	e.stats.Canonical += int64(len(odd))
+	return nil
+}
+
+// batch encodes n blocks from number first on, in a graph for size blocks, and
+// returns those of them that it could not.
+func (e *Encoder) batch(dst []byte, t gguf.Type, row encoder, rows Rows, importance []float32, first, n, size int) (odd []int, err error) {
+	e.device <- struct{}{}
+	defer func() {
+		<-e.device
+		// The library reports some failures by panicking.
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%v", r)
+		}
+	}()
 	exec, err := e.exec(kind{t, importance != nil})
 	if err != nil {
-		return fmt.Errorf("encode %v: %w", t, err)
+		return nil, err
 	}
-	x, err := tensors.FromRaw(e.backend, 0, shapes.Make(stored, n, rows.Cols), rows.Data)
+	per := row.length * int(rows.Type.BlockBytes())
+	data := rows.Data[first*per : (first+n)*per]
+	if n < size {
+		data = append(make([]byte, 0, size*per), data...)[:size*per]
+	}
+	x, err := tensors.FromRaw(e.backend, 0, shapes.Make(storedAs[rows.Type], size, row.length), data)
 	if err != nil {
-		return fmt.Errorf("encode %v: upload: %w", t, err)
+		return nil, fmt.Errorf("upload: %w", err)
 	}
 	defer x.FinalizeAll()
 	args := []any{x}
 	if importance != nil {
-		w := tensors.FromFlatDataAndDimensions(importance, rows.Cols)
-		defer w.FinalizeAll()
-		args = append(args, w)
+		for _, a := range weightArguments(row, rows, importance, first, n, size) {
+			defer a.FinalizeAll()
+			args = append(args, a)
+		}
 	}
 	out, err := exec.Call(args...)
 	if err != nil {
-		return fmt.Errorf("encode %v on %s: %w", t, e.backend.Name(), err)
+		return nil, err
 	}
-	defer func() {
-		for _, o := range out {
-			o.FinalizeAll()
-		}
-	}()
-	if len(out) != 2 {
-		return errors.New("encode: the graph has lost a result")
+	for _, o := range out {
+		defer o.FinalizeAll()
 	}
 	if err := tensors.ConstFlatData(out[0], func(flat []uint8) { copy(dst, flat) }); err != nil {
-		return fmt.Errorf("encode %v: download: %w", t, err)
+		return nil, fmt.Errorf("download: %w", err)
 	}
-	var odd []int
-	if err := tensors.ConstFlatData(out[1], func(flat []uint8) {
-		for i, f := range flat {
+	err = tensors.ConstFlatData(out[1], func(flat []uint8) {
+		for i, f := range flat[:n] {
 			if f != 0 {
 				odd = append(odd, i)
 			}
 		}
-	}); err != nil {
-		return fmt.Errorf("encode %v: download: %w", t, err)
+	})
+	return odd, err
+}
+
+// weightArguments makes the further arguments of a weighted graph: the
+// importance of a row in blocks, which of them belongs to each block, and
+// where the type wants it the mean square of each block's row.
+func weightArguments(row encoder, rows Rows, importance []float32, first, n, size int) []*tensors.Tensor {
+	per := rows.Cols / row.length
+	padded := 1
+	for padded < per { // few shapes, so that few graphs are compiled
+		padded *= 2
 	}
-	e.canonical(dst, t, row.length, rows, importance, odd)
-	e.mu.Lock()
-	e.stats.Blocks += int64(n * rows.Cols / row.length)
-	e.stats.Canonical += int64(len(odd))
-	e.mu.Unlock()
-	return nil
+	table := append(make([]float32, 0, padded*row.length), importance...)[:padded*row.length]
+	which := make([]int32, size)
+	for i := range which {
+		which[i] = int32((first + i) % per)
+	}
+	args := []*tensors.Tensor{
+		tensors.FromFlatDataAndDimensions(table, padded, row.length),
+		tensors.FromFlatDataAndDimensions(which, size, 1),
+	}
+	if row.rowEnergy {
+		energy := make([]float32, size)
+		last := -1
+		for i := range n {
+			if r := (first + i) / per; r != last {
+				last, energy[i] = r, meanSquare(rows, r)
+			} else {
+				energy[i] = energy[i-1]
+			}
+		}
+		args = append(args, tensors.FromFlatDataAndDimensions(energy, size))
+	}
+	return args
+}
+
+// meanSquare is that of a row, summed in index order.
+func meanSquare(rows Rows, r int) float32 {
+	x := rows.row(r)
+	var sum float32
+	for _, v := range x {
+		sum += float32(v * v)
+	}
+	return sum / float32(len(x))
+}
+
+// row decodes one row.
+func (r Rows) row(i int) []float32 {
+	codec, _ := quantize.Lookup(r.Type)
+	size := r.Cols * int(r.Type.BlockBytes())
+	x := make([]float32, r.Cols)
+	codec.Decode(x, r.Data[i*size:(i+1)*size])
+	return x
 }
 
 // exec returns the executor of a kind of graph.
-func (e *Encoder) exec(k kind) (*graph.Exec, error) {
+func (e *Encoder) exec(k kind) (*Exec, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if exec, ok := e.execs[k]; ok {
 		return exec, nil
 	}
 	row := encoders[k.typ]
-	build := func(nodes []*graph.Node) []*graph.Node {
-		x := nodes[0]
-		var importance *graph.Node
+	exec, err := NewExec(e.backend, func(nodes []*Node) []*Node {
+		x := floats(tail(nodes[0]))
+		var importance, energy *Node
 		if k.weighted {
-			importance = nodes[1]
+			importance = tail(Gather(nodes[1], nodes[2]))
+			if row.rowEnergy {
+				energy = nodes[3]
+			}
 		}
-		return []*graph.Node{row.build(x, importance), oddities(x, row.length)}
-	}
-	exec, err := graph.NewExec(e.backend, build)
+		return []*Node{row.build(x, importance, energy), oddities(x)}
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -205,36 +293,28 @@ const (
 	largest  = 0x1p20
 )
 
-// oddities marks the blocks that a graph does not encode: with a value that is
-// not finite, or too small or too large throughout.
-func oddities(x *graph.Node, length int) *graph.Node {
-	a := graph.ReduceMax(graph.Abs(blocks(x, length)), 0)
-	// A NaN among the values fails every comparison, and need not come
-	// through a maximum: it is looked for by itself.
-	nan := graph.ReduceLogicalOr(graph.NotEqual(blocks(x, length), blocks(x, length)), 0)
-	fine := graph.Or(graph.Equal(a, constant(a, 0)),
-		graph.And(graph.GreaterOrEqual(a, constant(a, smallest)), graph.LessOrEqual(a, constant(a, largest))))
-	return graph.ConvertDType(graph.Or(nan, graph.Not(fine)), dtypes.Uint8)
+// oddities marks the blocks of x that a graph does not encode: those with a
+// value that is not finite, or too small or too large throughout.
+func oddities(x *Node) *Node {
+	a := ReduceMax(Abs(x), 0)
+	fine := Or(Equal(a, constant(a, 0)), And(GreaterOrEqual(a, constant(a, smallest)), LessOrEqual(a, constant(a, largest))))
+	// A NaN need not come through a maximum.
+	nan := ReduceMax(ConvertDType(NotEqual(x, x), dtypes.Uint8), 0)
+	return BitwiseOr(nan, ConvertDType(Not(fine), dtypes.Uint8))
 }
 
 // canonical encodes the given blocks by package quantize.
-func (e *Encoder) canonical(dst []byte, t gguf.Type, length int, rows Rows, importance []float32, which []int) {
-	if len(which) == 0 {
-		return
-	}
+func canonical(dst []byte, t gguf.Type, length int, rows Rows, importance []float32, which []int) {
 	codec, _ := quantize.Lookup(t)
-	read, _ := quantize.Lookup(rows.Type)
-	per, size, width := rows.Cols/length, int(t.BlockBytes()), int(rows.Type.BlockBytes())
-	x := make([]float32, rows.Cols)
-	row := make([]byte, per*size)
+	per, size := rows.Cols/length, int(t.BlockBytes())
+	encoded := make([]byte, per*size)
 	for i := 0; i < len(which); {
-		// A weighted legacy block depends on its whole row.
+		// A weighted block can depend on its whole row.
 		r := which[i] / per
-		read.Decode(x, rows.Data[r*rows.Cols*width:][:rows.Cols*width])
-		codec.Encode(row, x, rows.Cols, importance)
+		codec.Encode(encoded, rows.row(r), rows.Cols, importance)
 		for ; i < len(which) && which[i]/per == r; i++ {
 			b := which[i]
-			copy(dst[b*size:(b+1)*size], row[b%per*size:])
+			copy(dst[b*size:(b+1)*size], encoded[b%per*size:])
 		}
 	}
 }

@@ -1,7 +1,8 @@
-// The encoders as graphs. All of them see the weights with the position inside
-// of a block first and the blocks last, [... positions, blocks]: so a sum over
-// a block's elements runs in index order in each of many neighbouring lanes,
-// as the canonical encoders' sums do, and every kernel reads memory in rows.
+// What the encoders' graphs are made of. All of them see the weights with the
+// position inside of a block first and the blocks last, [... positions,
+// blocks]: every step is the same for many neighbouring lanes, and a kernel
+// reads memory in rows. The formulas, and the order of every sum, are those of
+// package quantize.
 
 package encode
 
@@ -17,20 +18,8 @@ import (
 // negligible is the magnitude under which a whole group counts as zero.
 const negligible = 1e-15
 
-// blocks lays x, [rows, cols] of any float type, out as [length, blocks] in
-// float32; block r*cols/length+i is the i-th of row r.
-func blocks(x *Node, length int) *Node {
-	n := x.Shape().Size() / length
-	return Transpose(Reshape(ConvertDType(x, dtypes.Float32), n, length), 0, 1)
-}
-
-// columns lays importance, [cols], out as blocks lays rows of cols out.
-func columns(importance *Node, rows, length int) *Node {
-	per := importance.Shape().Size() / length
-	x := Transpose(Reshape(importance, per, length), 0, 1)
-	x = BroadcastToDims(InsertAxes(x, 1), length, rows, per)
-	return Reshape(x, length, rows*per)
-}
+// floats is x in float32.
+func floats(x *Node) *Node { return ConvertDType(x, dtypes.Float32) }
 
 // divisor is v where it divides: a compiler would multiply by the inverse of
 // what it knows to be constant, which rounds differently.
@@ -153,8 +142,6 @@ func half(x *Node) *Node {
 func rounded(x *Node) *Node {
 	return ConvertDType(ConvertDType(x, dtypes.Float16), dtypes.Float32)
 }
-
-func floats(x *Node) *Node { return ConvertDType(x, dtypes.Float32) }
 
 func number(x *Node, v uint8) *Node { return Const(x.Graph(), v) }
 

@@ -3,27 +3,30 @@ package encode
 import (
 	. "github.com/gomlx/gomlx/core/graph"
 
-	"github.com/gomlx/compute/dtypes"
 	"github.com/modelpipe/modelpipe/gguf"
 )
 
-// encoders has one graph per type: x is [rows, cols] in any float type,
-// importance [cols] in float32 or nil; the result is [blocks, bytes of a
-// block] in the order of the rows.
-var encoders = map[gguf.Type]struct {
-	length int // weights in a block
-	build  func(x, importance *Node) *Node
-}{
-	gguf.Q4_0: {32, encodeQ4_0},
-	gguf.Q8_0: {32, encodeQ8_0},
-	gguf.Q4_K: {256, func(x, importance *Node) *Node { return encodeMinimum(kindQ4_K, x, importance) }},
-	gguf.Q5_K: {256, func(x, importance *Node) *Node { return encodeMinimum(kindQ5_K, x, importance) }},
-	gguf.Q6_K: {256, encodeQ6_K},
+// encoders has one row per type. A graph sees the weights as [length, blocks]
+// in float32, their importance likewise or nil, and where the type wants them
+// the mean squares of the rows that the blocks are part of, [blocks]. Its
+// result is [blocks, bytes of a block].
+var encoders = map[gguf.Type]encoder{
+	gguf.Q4_0: {length: 32, build: encodeQ4_0, weighted: true, rowEnergy: true},
+	gguf.Q8_0: {length: 32, build: encodeQ8_0},
+	gguf.Q4_K: {length: 256, build: kindQ4_K.encode, weighted: true},
+	gguf.Q5_K: {length: 256, build: kindQ5_K.encode, weighted: true},
+	gguf.Q6_K: {length: 256, build: encodeQ6_K, weighted: true},
 }
 
-// encodeQ8_0: 32 bytes times one scale; importance does not count.
-func encodeQ8_0(x, _ *Node) *Node {
-	x = blocks(x, 32)
+type encoder struct {
+	length    int // weights in a block
+	build     func(x, importance, energy *Node) *Node
+	weighted  bool // importance counts
+	rowEnergy bool // with importance, the mean square of the row does too
+}
+
+// encodeQ8_0: 32 bytes times one scale.
+func encodeQ8_0(x, _, _ *Node) *Node {
 	scale := Div(highest(Abs(x), 0), divisor(x, 127))
 	inverse := Where(Equal(scale, constant(x, 0)), zeros(scale), reciprocal(orOne(scale)))
 	q := product(x, inverse)
@@ -31,30 +34,21 @@ func encodeQ8_0(x, _ *Node) *Node {
 	// before cutting would round.
 	whole := Floor(Abs(q))
 	up := GreaterOrEqual(Sub(Abs(q), whole), constant(x, 0.5))
-	magnitude := Add(whole, ConvertDType(up, dtypes.Float32))
+	magnitude := Add(whole, floats(up))
 	level := Where(LessThan(q, constant(x, 0)), Neg(magnitude), magnitude)
 	return Concatenate([]*Node{half(at(scale, 0)), tail(byteOf(level))}, 1)
 }
 
 // encodeQ4_0: 32 levels of four bits times one scale, weight (q-8)*d.
-func encodeQ4_0(x, importance *Node) *Node {
-	rows, cols := x.Shape().Dimensions[0], x.Shape().Dimensions[1]
-	raw := x
-	x = blocks(x, 32)
+func encodeQ4_0(x, importance, energy *Node) *Node {
 	var scale, levels *Node
 	if importance == nil {
 		scale = Div(signedPeak(x, 0), constant(x, -8))
 		inverse := Where(Equal(scale, constant(x, 0)), zeros(scale), reciprocal(orOne(scale)))
 		levels = Min(Floor(Add(product(x, inverse), constant(x, 8.5))), constant(x, 15))
 	} else {
-		// The mean square of each row, [1, rows], for each of its blocks.
-		row := Transpose(ConvertDType(raw, dtypes.Float32), 0, 1)
-		// In whatever order a reduction takes: a chain of thousands of sums
-		// would cost more than the few blocks that it decides.
-		energy := Div(InsertAxes(ReduceSum(product(row, row), 0), 0), divisor(x, float32(cols)))
-		energy = Reshape(BroadcastToDims(InsertAxes(energy, -1), 1, rows, cols/32), 1, rows*cols/32)
 		var inverse *Node
-		scale, inverse = searchScale(8, x, weigh(columns(importance, rows, 32), x, energy), 0)
+		scale, inverse = searchScale(8, x, weigh(importance, x, InsertAxes(energy, 0)), 0)
 		levels = Add(within(nearest(product(inverse, x)), -8, 7), constant(x, 8))
 		// Where the whole block counts as zero the levels are zero too.
 		levels = choose(LessThan(highest(Abs(x), 0), constant(x, negligible)), zeros(levels), levels)
@@ -77,12 +71,10 @@ var (
 	kindQ5_K = minimumKind{top: 31, plain: steps{-0.5, 0.1, 15}, clampWeighted: true, fifth: true}
 )
 
-// encodeMinimum: eight sub-blocks of 32 with six-bit scales and minimums.
-func encodeMinimum(k minimumKind, x, importance *Node) *Node {
-	rows := x.Shape().Dimensions[0]
-	flat := blocks(x, 256)
+// encode: eight sub-blocks of 32 with six-bit scales and minimums.
+func (k minimumKind) encode(flat, importance, _ *Node) *Node {
 	n := flat.Shape().Dimensions[1]
-	x = Reshape(flat, 8, 32, n)
+	x := Reshape(flat, 8, 32, n)
 
 	var found scaleMin
 	var d, dmin *Node            // [n]
@@ -95,7 +87,7 @@ func encodeMinimum(k minimumKind, x, importance *Node) *Node {
 		dmin, minimums = spread(Squeeze(found.minimum, 1))
 	} else {
 		energy := Div(product(constant(x, 2), at(over(product(flat, flat), 0), 0)), constant(x, 256))
-		weights := weigh(Reshape(columns(importance, rows, 256), 8, 32, n), x, Reshape(energy, 1, 1, n))
+		weights := weigh(Reshape(importance, 8, 32, n), x, Reshape(energy, 1, 1, n))
 		found = searchScaleMin(k.top, x, weights, weightedSteps)
 		sums := Squeeze(over(weights, 1), 1)
 		// Scales and minimums side by side, as twice as many blocks.
@@ -165,14 +157,12 @@ func packScales6(s, m []*Node) (packed, scales, minimums []*Node) {
 }
 
 // encodeQ6_K: sixteen sub-blocks of 16 with signed scales of eight bits.
-func encodeQ6_K(x, importance *Node) *Node {
-	rows := x.Shape().Dimensions[0]
-	x = blocks(x, 256)
+func encodeQ6_K(x, importance, _ *Node) *Node {
 	n := x.Shape().Dimensions[1]
 	x = Reshape(x, 16, 16, n)
 	var weights *Node
 	if importance != nil {
-		weights = Reshape(columns(importance, rows, 256), 16, 16, n)
+		weights = Reshape(importance, 16, 16, n)
 	}
 	found, inverse := searchScale(32, x, weights, 1)
 	scales := Squeeze(found, 1) // [16, n]
