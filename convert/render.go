@@ -18,6 +18,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/modelpipe/modelpipe/internal/bulkhash"
 	"github.com/modelpipe/modelpipe/quantize"
 )
 
@@ -253,7 +254,7 @@ func Render(ctx context.Context, plan *Plan, src fs.FS, w io.WriterAt, opts Rend
 		turned = opts.log.id.Turned
 	}
 	c := cut(v, turned)
-	r := &render{v: v, chunks: c, w: w, opts: opts, log: opts.log, sum: sha256.New(), pending: map[int][]byte{}}
+	r := &render{v: v, chunks: c, w: w, opts: opts, log: opts.log, sum: bulkhash.NewSHA256(), pending: map[int][]byte{}}
 	r.back, _ = w.(io.ReaderAt)
 	r.result.Nonfinite = map[string]int64{}
 	if opts.SourceOrder {
