@@ -64,7 +64,7 @@ func RootsAVX512(dst *float32, src *float32, n int)
 //go:noescape
 func RanksAVX512(s *float32, n int)
 
-// EstimateIQ1SAVX512 sets First to about the best score of a quarter of the thresholds.
+// EstimateIQ1SAVX512 sets First to about the best score, and that of each place of low.
 //
 //go:noescape
 func EstimateIQ1SAVX512(s *float32)
@@ -74,7 +74,7 @@ func EstimateIQ1SAVX512(s *float32)
 //go:noescape
 func SearchIQ1SAVX512(s *float32)
 
-// EstimateIQ1MAVX512 sets First to about the best score of a quarter of the thresholds.
+// EstimateIQ1MAVX512 sets First to about the best score, and that of each place of low.
 //
 //go:noescape
 func EstimateIQ1MAVX512(s *float32)
@@ -144,7 +144,7 @@ func RootsAVX2(dst *float32, src *float32, n int)
 //go:noescape
 func RanksAVX2(s *float32, n int)
 
-// EstimateIQ1SAVX2 sets First to about the best score of a quarter of the thresholds.
+// EstimateIQ1SAVX2 sets First to about the best score, and that of each place of low.
 //
 //go:noescape
 func EstimateIQ1SAVX2(s *float32)
@@ -154,7 +154,7 @@ func EstimateIQ1SAVX2(s *float32)
 //go:noescape
 func SearchIQ1SAVX2(s *float32)
 
-// EstimateIQ1MAVX2 sets First to about the best score of a quarter of the thresholds.
+// EstimateIQ1MAVX2 sets First to about the best score, and that of each place of low.
 //
 //go:noescape
 func EstimateIQ1MAVX2(s *float32)
