@@ -173,23 +173,33 @@ func (e *ternaryEncoder) sum(s *simd.TernaryState, g *ternary) {
 		g.order[rank&31] = uint8(i)
 	}
 	if e.group == 32 {
+		x, weight := (*[32]float32)(g.x), (*[32]float32)(g.weight)
 		var sumx, sumw float32
 		for j, i := range g.order {
-			w := g.weight[i&31]
-			sumx += float32(w * g.x[i&31])
+			w := weight[i&31]
+			sumx += float32(w * x[i&31])
 			sumw += w
 			s.SumX[0][j+1], s.SumW[0][j+1] = sumx, sumw
 		}
 		return
 	}
-	var sumx, sumw [2]float32
+	// Zeros, which leave a sum as it is, stand for the other half's weights.
+	x, weight := (*[16]float32)(g.x), (*[16]float32)(g.weight)
+	var products, weights [2][16]float32
+	for h := range 2 {
+		for i := 8 * h; i < 8*h+8; i++ {
+			products[h][i], weights[h][i] = float32(weight[i]*x[i]), weight[i]
+		}
+	}
+	var sumx0, sumx1, sumw0, sumw1 float32
 	for j, i := range g.order[:16] {
-		w := g.weight[i&15]
-		half := i >> 3 & 1
-		sumx[half] += float32(w * g.x[i&15])
-		sumw[half] += w
-		s.SumX[0][j+1], s.SumX[1][j+1] = sumx[0], sumx[1]
-		s.SumW[0][j+1], s.SumW[1][j+1] = sumw[0], sumw[1]
+		i &= 15
+		sumx0 += products[0][i]
+		sumx1 += products[1][i]
+		sumw0 += weights[0][i]
+		sumw1 += weights[1][i]
+		s.SumX[0][j+1], s.SumX[1][j+1] = sumx0, sumx1
+		s.SumW[0][j+1], s.SumW[1][j+1] = sumw0, sumw1
 	}
 }
 

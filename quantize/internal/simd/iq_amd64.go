@@ -74,16 +74,6 @@ func EstimateIQ1SAVX512(s *float32)
 //go:noescape
 func SearchIQ1SAVX512(s *float32)
 
-// EstimateIQ1MAVX512 sets First to about the best score, and that of each place of low.
-//
-//go:noescape
-func EstimateIQ1MAVX512(s *float32)
-
-// SearchIQ1MAVX512 finds the thresholds with the best score.
-//
-//go:noescape
-func SearchIQ1MAVX512(s *float32)
-
 // SearchIQ4BySquareAVX2 fits the scale of two registers of sub-blocks of 32 weights.
 //
 //go:noescape
