@@ -189,18 +189,32 @@ func (c *chunks) at(i int) chunk {
 	return out
 }
 
+const (
+	// strayBytes bounds a chunk that is read before its turn in the source,
+	// and strays how many there are: each costs a request of its own.
+	strayBytes = 256 << 10
+	strays     = 64
+
+	// strayLag is by how much later, in bytes of the output, a chunk must come
+	// than all before it in the output to be read early.
+	strayLag = 64 << 20
+)
+
 // bySource returns the numbers of the chunks in the order in which their
-// first rows lie in the source.
+// first rows lie in the source. A few small ones come first: those that the
+// digest of the output would wait for long, as for the norm at the end of a
+// checkpoint that is at the beginning of a GGUF.
 func (c *chunks) bySource() []int {
 	type place struct {
 		chunk int
+		size  int64
 		file  string
 		off   int64
 	}
 	places := make([]place, c.n)
 	for i := range places {
 		at := c.at(i)
-		places[i].chunk = i
+		places[i].chunk, places[i].size = i, at.size
 		if at.step >= 0 {
 			l, _, off, _ := locate(c.v.steps[at.step].From, at.r0, at.c0)
 			places[i].file, places[i].off = l.File, off
@@ -209,9 +223,28 @@ func (c *chunks) bySource() []int {
 	slices.SortStableFunc(places, func(a, b place) int {
 		return cmp.Or(cmp.Compare(a.file, b.file), cmp.Compare(a.off, b.off))
 	})
-	order := make([]int, c.n)
-	for i, p := range places {
-		order[i] = p.chunk
+	// When each chunk comes: after how many bytes of others.
+	comes, sizes := make([]int64, c.n), make([]int64, c.n)
+	var sum int64
+	for _, p := range places {
+		comes[p.chunk], sizes[p.chunk] = sum, p.size
+		sum += p.size
+	}
+	order := make([]int, 0, c.n)
+	early := map[int]bool{}
+	var reached int64
+	for i, at := range comes {
+		if at > reached+strayLag && sizes[i] <= strayBytes && len(order) < strays {
+			early[i] = true
+			order = append(order, i)
+			continue
+		}
+		reached = max(reached, at)
+	}
+	for _, p := range places {
+		if !early[p.chunk] {
+			order = append(order, p.chunk)
+		}
 	}
 	return order
 }
