@@ -493,16 +493,23 @@ func (r *render) done(i int, p []byte) error {
 // ready says whether the next chunk of the digest is in the file, of this run
 // or of an earlier one. r.mu is the caller's.
 func (r *render) ready() bool {
-	if _, ok := r.pending[r.hashed]; ok {
+	return r.complete(r.hashed)
+}
+
+// complete says whether chunk i, which is not hashed, is in the file. r.mu is
+// the caller's.
+func (r *render) complete(i int) bool {
+	if _, ok := r.pending[i]; ok {
 		return true
 	}
-	return r.log != nil && r.log.has(r.hashed)
+	return r.log != nil && r.log.has(i)
 }
 
 // hashPending takes the digest over every complete chunk that follows what is
 // hashed. r.hashing is the caller's.
 func (r *render) hashPending() error {
-	var scratch []byte
+	var back readBack
+	defer back.wait()
 	for {
 		r.mu.Lock()
 		i := r.hashed
@@ -513,19 +520,20 @@ func (r *render) hashPending() error {
 		}
 		p := r.pending[i]
 		delete(r.pending, i)
+		another := i+1 < r.chunks.n && r.pending[i+1] == nil && r.complete(i+1)
 		r.mu.Unlock()
-		c := r.chunks.at(i)
 		if p != nil {
 			r.sum.Write(p)
 			r.released <- p[:cap(p)]
 		} else {
-			if scratch == nil {
-				scratch = make([]byte, r.chunks.largest())
+			b, err := back.take(r, i)
+			if err != nil {
+				return err
 			}
-			if _, err := r.back.ReadAt(scratch[:c.size], c.off); err != nil {
-				return fmt.Errorf("read the output back at offset %d: %w", c.off, err)
+			if another {
+				back.begin(r, i+1)
 			}
-			r.sum.Write(scratch[:c.size])
+			r.sum.Write(b)
 		}
 		r.mu.Lock()
 		r.hashed++
@@ -537,6 +545,50 @@ func (r *render) hashPending() error {
 		}
 		r.mu.Unlock()
 	}
+}
+
+// readBack reads chunks of the output for the digest, each while the one before
+// it is hashed.
+type readBack struct {
+	buffers [2][]byte
+	chunk   int        // being read, where done is not nil
+	done    chan error // of that
+}
+
+// begin reads chunk i into the buffer that the last one is not in.
+func (b *readBack) begin(r *render, i int) {
+	b.buffers[0], b.buffers[1] = b.buffers[1], b.buffers[0]
+	if b.buffers[0] == nil {
+		b.buffers[0] = make([]byte, r.chunks.largest())
+	}
+	b.chunk, b.done = i, make(chan error, 1)
+	c, p, done := r.chunks.at(i), b.buffers[0], b.done
+	go func() {
+		_, err := r.back.ReadAt(p[:c.size], c.off)
+		if err != nil {
+			err = fmt.Errorf("read the output back at offset %d: %w", c.off, err)
+		}
+		done <- err
+	}()
+}
+
+// take returns the bytes of chunk i; they stay until the second begin from now.
+func (b *readBack) take(r *render, i int) ([]byte, error) {
+	if b.done == nil || b.chunk != i {
+		b.wait()
+		b.begin(r, i)
+	}
+	err := b.wait()
+	return b.buffers[0][:r.chunks.at(i).size], err
+}
+
+// wait ends what begin began.
+func (b *readBack) wait() (err error) {
+	if b.done != nil {
+		err = <-b.done
+		b.done = nil
+	}
+	return err
 }
 
 // hashEvery is how many chunks of the digest go by between two records of it:
