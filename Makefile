@@ -9,8 +9,10 @@ MODEL := testdata/stories260K
 
 all: build
 
+# The experiment is for package simd/archsimd, which gomlx multiplies matrices
+# with. What it does to SHA-256, and what is done about that: internal/bulkhash.
 build:
-	$(GO) build -trimpath -o $(BIN) ./cmd/modelpipe
+	GOEXPERIMENT=simd $(GO) build -trimpath -o $(BIN) ./cmd/modelpipe
 
 run: build
 	mkdir -p out

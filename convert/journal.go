@@ -16,6 +16,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/modelpipe/modelpipe/internal/bulkhash"
 )
 
 // The journal of an unfinished output says which chunks of it are written
@@ -56,7 +58,7 @@ type sourceFile struct {
 // identify describes what the bytes of an output depend on.
 func identify(plan *Plan, src fs.FS, opts FileOptions) (identity, error) {
 	id := identity{Version: 1, Size: plan.Size}
-	h := sha256.New()
+	h := bulkhash.NewSHA256()
 	head, err := plan.Header.AppendBinary(nil)
 	if err != nil {
 		return id, fmt.Errorf("journal: %w", err)

@@ -18,6 +18,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/modelpipe/modelpipe/internal/bulkhash"
 	"github.com/modelpipe/modelpipe/quantize"
 )
 
@@ -188,18 +189,32 @@ func (c *chunks) at(i int) chunk {
 	return out
 }
 
+const (
+	// strayBytes bounds a chunk that is read before its turn in the source,
+	// and strays how many there are: each costs a request of its own.
+	strayBytes = 256 << 10
+	strays     = 64
+
+	// strayLag is by how much later, in bytes of the output, a chunk must come
+	// than all before it in the output to be read early.
+	strayLag = 64 << 20
+)
+
 // bySource returns the numbers of the chunks in the order in which their
-// first rows lie in the source.
+// first rows lie in the source. A few small ones come first: those that the
+// digest of the output would wait for long, as for the norm at the end of a
+// checkpoint that is at the beginning of a GGUF.
 func (c *chunks) bySource() []int {
 	type place struct {
 		chunk int
+		size  int64
 		file  string
 		off   int64
 	}
 	places := make([]place, c.n)
 	for i := range places {
 		at := c.at(i)
-		places[i].chunk = i
+		places[i].chunk, places[i].size = i, at.size
 		if at.step >= 0 {
 			l, _, off, _ := locate(c.v.steps[at.step].From, at.r0, at.c0)
 			places[i].file, places[i].off = l.File, off
@@ -208,9 +223,28 @@ func (c *chunks) bySource() []int {
 	slices.SortStableFunc(places, func(a, b place) int {
 		return cmp.Or(cmp.Compare(a.file, b.file), cmp.Compare(a.off, b.off))
 	})
-	order := make([]int, c.n)
-	for i, p := range places {
-		order[i] = p.chunk
+	// When each chunk comes: after how many bytes of others.
+	comes, sizes := make([]int64, c.n), make([]int64, c.n)
+	var sum int64
+	for _, p := range places {
+		comes[p.chunk], sizes[p.chunk] = sum, p.size
+		sum += p.size
+	}
+	order := make([]int, 0, c.n)
+	early := map[int]bool{}
+	var reached int64
+	for i, at := range comes {
+		if at > reached+strayLag && sizes[i] <= strayBytes && len(order) < strays {
+			early[i] = true
+			order = append(order, i)
+			continue
+		}
+		reached = max(reached, at)
+	}
+	for _, p := range places {
+		if !early[p.chunk] {
+			order = append(order, p.chunk)
+		}
 	}
 	return order
 }
@@ -253,7 +287,7 @@ func Render(ctx context.Context, plan *Plan, src fs.FS, w io.WriterAt, opts Rend
 		turned = opts.log.id.Turned
 	}
 	c := cut(v, turned)
-	r := &render{v: v, chunks: c, w: w, opts: opts, log: opts.log, sum: sha256.New(), pending: map[int][]byte{}}
+	r := &render{v: v, chunks: c, w: w, opts: opts, log: opts.log, sum: bulkhash.NewSHA256(), pending: map[int][]byte{}}
 	r.back, _ = w.(io.ReaderAt)
 	r.result.Nonfinite = map[string]int64{}
 	if opts.SourceOrder {
@@ -459,16 +493,23 @@ func (r *render) done(i int, p []byte) error {
 // ready says whether the next chunk of the digest is in the file, of this run
 // or of an earlier one. r.mu is the caller's.
 func (r *render) ready() bool {
-	if _, ok := r.pending[r.hashed]; ok {
+	return r.complete(r.hashed)
+}
+
+// complete says whether chunk i, which is not hashed, is in the file. r.mu is
+// the caller's.
+func (r *render) complete(i int) bool {
+	if _, ok := r.pending[i]; ok {
 		return true
 	}
-	return r.log != nil && r.log.has(r.hashed)
+	return r.log != nil && r.log.has(i)
 }
 
 // hashPending takes the digest over every complete chunk that follows what is
 // hashed. r.hashing is the caller's.
 func (r *render) hashPending() error {
-	var scratch []byte
+	var back readBack
+	defer back.wait()
 	for {
 		r.mu.Lock()
 		i := r.hashed
@@ -479,19 +520,20 @@ func (r *render) hashPending() error {
 		}
 		p := r.pending[i]
 		delete(r.pending, i)
+		another := i+1 < r.chunks.n && r.pending[i+1] == nil && r.complete(i+1)
 		r.mu.Unlock()
-		c := r.chunks.at(i)
 		if p != nil {
 			r.sum.Write(p)
 			r.released <- p[:cap(p)]
 		} else {
-			if scratch == nil {
-				scratch = make([]byte, r.chunks.largest())
+			b, err := back.take(r, i)
+			if err != nil {
+				return err
 			}
-			if _, err := r.back.ReadAt(scratch[:c.size], c.off); err != nil {
-				return fmt.Errorf("read the output back at offset %d: %w", c.off, err)
+			if another {
+				back.begin(r, i+1)
 			}
-			r.sum.Write(scratch[:c.size])
+			r.sum.Write(b)
 		}
 		r.mu.Lock()
 		r.hashed++
@@ -503,6 +545,50 @@ func (r *render) hashPending() error {
 		}
 		r.mu.Unlock()
 	}
+}
+
+// readBack reads chunks of the output for the digest, each while the one before
+// it is hashed.
+type readBack struct {
+	buffers [2][]byte
+	chunk   int        // being read, where done is not nil
+	done    chan error // of that
+}
+
+// begin reads chunk i into the buffer that the last one is not in.
+func (b *readBack) begin(r *render, i int) {
+	b.buffers[0], b.buffers[1] = b.buffers[1], b.buffers[0]
+	if b.buffers[0] == nil {
+		b.buffers[0] = make([]byte, r.chunks.largest())
+	}
+	b.chunk, b.done = i, make(chan error, 1)
+	c, p, done := r.chunks.at(i), b.buffers[0], b.done
+	go func() {
+		_, err := r.back.ReadAt(p[:c.size], c.off)
+		if err != nil {
+			err = fmt.Errorf("read the output back at offset %d: %w", c.off, err)
+		}
+		done <- err
+	}()
+}
+
+// take returns the bytes of chunk i; they stay until the second begin from now.
+func (b *readBack) take(r *render, i int) ([]byte, error) {
+	if b.done == nil || b.chunk != i {
+		b.wait()
+		b.begin(r, i)
+	}
+	err := b.wait()
+	return b.buffers[0][:r.chunks.at(i).size], err
+}
+
+// wait ends what begin began.
+func (b *readBack) wait() (err error) {
+	if b.done != nil {
+		err = <-b.done
+		b.done = nil
+	}
+	return err
 }
 
 // hashEvery is how many chunks of the digest go by between two records of it:

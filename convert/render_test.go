@@ -13,6 +13,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -184,6 +185,60 @@ func (f countedFile) ReadAt(p []byte, off int64) (int, error) {
 	f.c.bytes.Add(int64(len(p)))
 	f.c.reads.Add(1)
 	return f.File.(io.ReaderAt).ReadAt(p, off)
+}
+
+// TestSourceOrderServesTheDigest looks at the order of a checkpoint whose last
+// tensor is a small one at the beginning of the output: it is read first, and
+// everything else as it lies in the source.
+func TestSourceOrderServesTheDigest(t *testing.T) {
+	const big, small = 24 << 20, 4 << 10
+	names := []string{"output", "output_norm", "blk.0", "blk.1", "blk.2", "blk.10"}
+	places := []int{0, 5, 1, 2, 4, 3} // in the source
+	sizes := []int64{big, small, big, big, big, big}
+	offsets := make([]int64, len(names))
+	var end int64
+	for at := range places {
+		i := slices.Index(places, at)
+		offsets[i] = end
+		end += sizes[i]
+	}
+	var steps []Step
+	for i, name := range names {
+		n := sizes[i] / 2 / 1024
+		steps = append(steps, Step{Name: name, Type: gguf.BF16, Shape: []int64{1024, n},
+			From: Leaf{File: "f", Name: name, DType: "BF16", Offset: offsets[i], Size: sizes[i], Shape: []int64{n, 1024}}})
+	}
+	v, err := NewView(planOf(t, steps...), fstest.MapFS{}, RenderOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.Close()
+	c := cut(v, turnedChunk(2))
+	order := c.bySource()
+	norm := c.first[1]
+	if order[0] != norm {
+		t.Errorf("begins with chunk %d: want %d, of %s", order[0], norm, names[1])
+	}
+	var want []int
+	for i := range c.head {
+		want = append(want, i)
+	}
+	for at := range places {
+		step := slices.Index(places, at)
+		if step == 1 {
+			continue
+		}
+		last := c.n
+		if step+1 < len(c.first) {
+			last = c.first[step+1]
+		}
+		for i := c.first[step]; i < last; i++ {
+			want = append(want, i)
+		}
+	}
+	if !slices.Equal(order[1:], want) {
+		t.Errorf("then %v: want %v", order[1:], want)
+	}
 }
 
 // TestTurnedIsReadOnce holds tensors that are turned over to long reads of

@@ -2,11 +2,12 @@ package hub
 
 import (
 	"crypto/sha1"
-	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"hash"
 	"strconv"
+
+	"github.com/modelpipe/modelpipe/internal/bulkhash"
 )
 
 // digest compares a file's bytes, written in order, with the digest that the repository names: the sha256 of an LFS
@@ -22,9 +23,9 @@ type digest struct {
 func newDigest(f Entry) *digest {
 	switch {
 	case f.SHA256 != "":
-		return &digest{sha256.New(), "sha256", f.Path, f.SHA256}
+		return &digest{bulkhash.NewSHA256(), "sha256", f.Path, f.SHA256}
 	case isHex(f.BlobID, 40):
-		d := &digest{sha1.New(), "git blob", f.Path, f.BlobID}
+		d := &digest{bulkhash.New(sha1.New()), "git blob", f.Path, f.BlobID}
 		d.Write([]byte("blob " + strconv.FormatInt(f.Size, 10) + "\x00"))
 		return d
 	}

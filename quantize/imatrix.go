@@ -318,13 +318,15 @@ type Coverage struct {
 }
 
 // Match compares the matrix with the tensors of a model. It fails where not a
-// single tensor has data or the sizes of one differ: then the matrix is
-// another model's. The token embedding, which is looked up and not multiplied,
-// may differ.
+// single tensor has data, the sizes of one differ, or there is data for a block
+// that the model lacks: then the matrix is another model's. The token embedding,
+// which is looked up and not multiplied, may differ.
 func (m *Imatrix) Match(tensors []Tensor) (Coverage, error) {
 	var c Coverage
 	found := false
+	blocks := 0
 	for _, t := range tensors {
+		blocks = max(blocks, blockOf(t.Name)+1)
 		if !Quantizable(t.Name, t.Shape) {
 			continue
 		}
@@ -357,6 +359,11 @@ func (m *Imatrix) Match(tensors []Tensor) (Coverage, error) {
 	}
 	if !found {
 		return Coverage{}, fmt.Errorf("imatrix of another model: none of its %d tensors is in this one (it begins with %s)", len(m.entries), m.Names()[0])
+	}
+	for _, name := range m.Names() {
+		if blockOf(name) >= blocks {
+			return Coverage{}, fmt.Errorf("imatrix of another model: it has data for %s: this one has %d blocks", name, blocks)
+		}
 	}
 	return c, nil
 }

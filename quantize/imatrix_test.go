@@ -139,6 +139,8 @@ func TestImatrixOfAnotherModel(t *testing.T) {
 	file := imatrixGGUF(t, imatrixKeys,
 		imatrixTensor{"blk.0.ffn_up.weight.in_sum2", []int64{4, 1}, []float32{2, 4, 6, 8}},
 		imatrixTensor{"blk.0.ffn_up.weight.counts", []int64{1, 1}, []float32{2}},
+		imatrixTensor{"blk.1.ffn_up.weight.in_sum2", []int64{4, 1}, []float32{2, 4, 6, 8}},
+		imatrixTensor{"blk.1.ffn_up.weight.counts", []int64{1, 1}, []float32{2}},
 	)
 	m, err := ReadImatrix(bytes.NewReader(file), int64(len(file)))
 	if err != nil {
@@ -149,7 +151,8 @@ func TestImatrixOfAnotherModel(t *testing.T) {
 		want    string
 	}{
 		{[]Tensor{weight("blk.0.ffn_up", 8, 8)}, "imatrix of another model: blk.0.ffn_up.weight has 4 values in 1 rows: want 8 in 1"},
-		{[]Tensor{weight("blk.0.attn_v", 4, 8)}, "imatrix of another model: none of its 1 tensors is in this one (it begins with blk.0.ffn_up.weight)"},
+		{[]Tensor{weight("blk.0.attn_v", 4, 8)}, "imatrix of another model: none of its 2 tensors is in this one (it begins with blk.0.ffn_up.weight)"},
+		{[]Tensor{weight("blk.0.ffn_up", 4, 8)}, "imatrix of another model: it has data for blk.1.ffn_up.weight: this one has 1 blocks"},
 	} {
 		if _, err := m.Match(c.tensors); err == nil || err.Error() != c.want {
 			t.Errorf("error %v, want %s", err, c.want)

@@ -41,7 +41,7 @@ type ternaryWorkspace struct {
 	largest, reach      [superBlock / 8]float32 // of eight weights
 	energies            [8]float32
 	runs                [8]*float32
-	search              simd.TernaryState
+	search              [2]simd.TernaryState // of one group and of the next
 	moves               simd.LatticeState
 	groups              [superBlock / 16]ternary
 	*lattice
@@ -50,10 +50,12 @@ type ternaryWorkspace struct {
 
 func (e *ternaryEncoder) newWorkspace() *ternaryWorkspace {
 	ws := &ternaryWorkspace{lattice: latticeIQ1(), latticeTables: tablesIQ1()}
-	s := &ws.search
-	for h := range s.SumX {
-		for i := e.group + 1; i < len(s.SumX[h]); i++ {
-			s.SumX[h][i], s.SumW[h][i] = float32(math.NaN()), float32(math.NaN())
+	for k := range ws.search {
+		s := &ws.search[k]
+		for h := range s.SumX {
+			for i := e.group + 1; i < len(s.SumX[h]); i++ {
+				s.SumX[h][i], s.SumW[h][i] = float32(math.NaN()), float32(math.NaN())
+			}
 		}
 	}
 	return ws
@@ -94,7 +96,12 @@ func (e *ternaryEncoder) encodeBlock(block []byte, ws *ternaryWorkspace, x, impo
 		e.ternaryType.encode(block, x, superBlock, importance)
 		return
 	}
+	// A group is sorted and summed before the one ahead of it is searched: the
+	// search reads whole registers of sums, which takes long right after they
+	// were written one by one.
 	n, cells := superBlock/e.group, e.group/8
+	var ahead *ternary
+	next, s := &ws.search[0], &ws.search[1]
 	for j := range ws.groups[:n] {
 		g := &ws.groups[j]
 		g.begin(x[j*e.group:][:e.group], ws.weights[j*e.group:][:e.group])
@@ -102,22 +109,24 @@ func (e *ternaryEncoder) encodeBlock(block []byte, ws *ternaryWorkspace, x, impo
 		for _, v := range ws.reach[j*cells+1 : (j+1)*cells] {
 			largest = max(largest, v)
 		}
-		if !(largest < e.least) {
-			e.fit(ws, g)
+		if largest < e.least {
+			continue
 		}
+		e.sum(next, g)
+		if ahead != nil {
+			e.fit(ws, s, ahead)
+		}
+		ahead = g
+		next, s = s, next
+	}
+	if ahead != nil {
+		e.fit(ws, s, ahead)
 	}
 	e.write(block, ws.lattice, ws.groups[:n])
 }
 
-// fit finds the points of a group.
-func (e *ternaryEncoder) fit(ws *ternaryWorkspace, g *ternary) {
-	s := &ws.search
-	copy(s.X[:], g.x)
-	e.kernels.Ranks(&s.X[0], e.group)
-	for i, rank := range s.Ranks[:e.group] {
-		g.order[rank&31] = uint8(i)
-	}
-	e.sum(s, g)
+// fit finds the points of a group that sum has prepared.
+func (e *ternaryEncoder) fit(ws *ternaryWorkspace, s *simd.TernaryState, g *ternary) {
 	e.searchThresholds(s)
 	if s.Found == 0 {
 		return
@@ -128,7 +137,7 @@ func (e *ternaryEncoder) fit(ws *ternaryWorkspace, g *ternary) {
 		g.settle(ws.lattice, e.values)
 		return
 	}
-	e.settle(ws, g, reversed)
+	e.settle(ws, s, g, reversed)
 }
 
 // searchThresholds finds the thresholds that the plain search ends with.
@@ -138,56 +147,72 @@ func (e *ternaryEncoder) fit(ws *ternaryWorkspace, g *ternary) {
 // is exact: as long as the plain search's best so far is not above ours it
 // takes what ours takes, and from then on both go on alike. It can be above our
 // start only by the rounding of a score, 2^-21 of it; so it is enough that the
-// first score taken is above the start by more than that.
+// first score taken is above the start by more than that. Where the estimates
+// are below the start by more than their error nothing can be taken.
 func (e *ternaryEncoder) searchThresholds(s *simd.TernaryState) {
 	e.estimate(&s.X[0])
 	sumw := s.SumW[0][e.group]
 	if e.group == 16 {
 		sumw += s.SumW[1][e.group]
 	}
-	if start := s.First * (1 - 0x1p-9); start < 0x1p60 && sumw < 0x1p30 && sumw > 0x1p-60 && float32(start*sumw) > 0x1p-100 {
-		s.Start = start
+	if start := s.First * (1 - 0x1p-11); start < 0x1p60 && sumw < 0x1p30 && sumw > 0x1p-60 && float32(start*sumw) > 0x1p-100 {
+		s.Start, s.Least = start, start*(1-0x1p-11)
 		if e.search(&s.X[0]); s.Found != 0 && s.First > start*(1+0x1p-18) {
 			return
 		}
 	}
-	s.Start = -math.MaxFloat32
+	s.Start, s.Least = -math.MaxFloat32, -1
 	e.search(&s.X[0])
 }
 
-// sum sets the sums over the sorted weights.
+// sum sorts a group and sets the sums over the sorted weights.
 func (e *ternaryEncoder) sum(s *simd.TernaryState, g *ternary) {
+	copy(s.X[:], g.x)
+	e.kernels.Ranks(&s.X[0], e.group)
+	for i, rank := range s.Ranks[:e.group] {
+		g.order[rank&31] = uint8(i)
+	}
 	if e.group == 32 {
+		x, weight := (*[32]float32)(g.x), (*[32]float32)(g.weight)
 		var sumx, sumw float32
 		for j, i := range g.order {
-			w := g.weight[i&31]
-			sumx += float32(w * g.x[i&31])
+			w := weight[i&31]
+			sumx += float32(w * x[i&31])
 			sumw += w
 			s.SumX[0][j+1], s.SumW[0][j+1] = sumx, sumw
 		}
 		return
 	}
-	var sumx, sumw [2]float32
+	// Zeros, which leave a sum as it is, stand for the other half's weights.
+	x, weight := (*[16]float32)(g.x), (*[16]float32)(g.weight)
+	var products, weights [2][16]float32
+	for h := range 2 {
+		for i := 8 * h; i < 8*h+8; i++ {
+			products[h][i], weights[h][i] = float32(weight[i]*x[i]), weight[i]
+		}
+	}
+	var sumx0, sumx1, sumw0, sumw1 float32
 	for j, i := range g.order[:16] {
-		w := g.weight[i&15]
-		half := i >> 3 & 1
-		sumx[half] += float32(w * g.x[i&15])
-		sumw[half] += w
-		s.SumX[0][j+1], s.SumX[1][j+1] = sumx[0], sumx[1]
-		s.SumW[0][j+1], s.SumW[1][j+1] = sumw[0], sumw[1]
+		i &= 15
+		sumx0 += products[0][i]
+		sumx1 += products[1][i]
+		sumw0 += weights[0][i]
+		sumw1 += weights[1][i]
+		s.SumX[0][j+1], s.SumX[1][j+1] = sumx0, sumx1
+		s.SumW[0][j+1], s.SumW[1][j+1] = sumw0, sumw1
 	}
 }
 
 // settle is split and ternary.settle.
-func (e *ternaryEncoder) settle(ws *ternaryWorkspace, g *ternary, reversed bool) {
+func (e *ternaryEncoder) settle(ws *ternaryWorkspace, found *simd.TernaryState, g *ternary, reversed bool) {
 	s, l, cells := &ws.moves, ws.lattice, e.group/8
-	low, high := ws.search.Low, ws.search.High
+	low, high := found.Low, found.High
 	copy(s.Value[:], g.x)
 	copy(s.Near[:], g.weight)
 	moved := false
 	for k := range cells {
 		var key uint32
-		for i, rank := range ws.search.Ranks[8*k:][:8] {
+		for i, rank := range found.Ranks[8*k:][:8] {
 			// One for each threshold that the rank has reached.
 			level := uint32(low-1-rank)>>31 + uint32(high-1-rank)>>31
 			key |= level << (2 * i)

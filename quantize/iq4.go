@@ -164,12 +164,20 @@ func putScalesIQ4_XS(block []byte, scales, inverses *[8]float32) {
 
 func decodeIQ4_XS(dst []float32, src []byte) {
 	for ; len(src) > 0; src = src[sizeIQ4_XS:] {
-		d := halfValue(binary.LittleEndian.Uint16(src))
-		high := binary.LittleEndian.Uint16(src[2:])
-		for j := range 8 {
-			code := src[4+j/2]>>(4*(j%2))&15 | uint8(high>>(2*j)&3)<<4
-			unpackIQ4(dst, src[8+16*j:], float32(d*float32(int(code)-32)))
+		for j, scale := range groupScalesIQ4_XS(src) {
+			unpackIQ4(dst, src[8+16*j:], scale)
 			dst = dst[32:]
 		}
 	}
+}
+
+// groupScalesIQ4_XS returns the scales of the groups of a super-block.
+func groupScalesIQ4_XS(block []byte) (scales [8]float32) {
+	d := halfValue(binary.LittleEndian.Uint16(block))
+	high := binary.LittleEndian.Uint16(block[2:])
+	for j := range scales {
+		code := block[4+j/2]>>(4*(j%2))&15 | uint8(high>>(2*j)&3)<<4
+		scales[j] = float32(d * float32(int(code)-32))
+	}
+	return scales
 }

@@ -46,18 +46,19 @@ var tablesIQ4 = sync.OnceValues(func() (*simd.IQ4Values, *simd.IQ4Codes) {
 
 func init() {
 	for name, kernels := range map[string]*simd.IQKernels{"avx512": &simd.AVX512IQ, "avx2": &simd.AVX2IQ} {
-		accelerate(name, Codec{Type: gguf.IQ4_NL, Encode: iq4Encoder{kernels}.encodeNL})
-		accelerate(name, Codec{Type: gguf.IQ4_XS, Encode: iq4Encoder{kernels}.encodeXS})
+		e := iq4Codec{kernels}
+		accelerate(name, Codec{Type: gguf.IQ4_NL, Encode: e.encodeNL, Decode: e.decodeNL})
+		accelerate(name, Codec{Type: gguf.IQ4_XS, Encode: e.encodeXS, Decode: e.decodeXS})
 	}
 }
 
-// iq4Encoder encodes IQ4_NL and IQ4_XS.
-type iq4Encoder struct{ *simd.IQKernels }
+// iq4Codec encodes and decodes IQ4_NL and IQ4_XS.
+type iq4Codec struct{ *simd.IQKernels }
 
 // search fits the groups of a batch: x holds them, at is where they begin in
 // the whole, and perEnergy groups share an energy. It reports whether it could:
 // a batch with numbers that are not finite is left to the plain encoder.
-func (e iq4Encoder) search(ws *iq4Workspace, x []float32, groups, perEnergy, at, cols int, importance []float32) bool {
+func (e iq4Codec) search(ws *iq4Workspace, x []float32, groups, perEnergy, at, cols int, importance []float32) bool {
 	n := 32 * perEnergy
 	for i := 0; i < iq4Groups; i += 8 * perEnergy {
 		var sums [8]float32
@@ -103,7 +104,7 @@ func (ws *iq4Workspace) load(src []float32) (x []float32, n int) {
 	return ws.x[:], n
 }
 
-func (e iq4Encoder) encodeNL(dst []byte, src []float32, cols int, importance []float32) {
+func (e iq4Codec) encodeNL(dst []byte, src []float32, cols int, importance []float32) {
 	ws := iq4Workspaces.Get().(*iq4Workspace)
 	defer iq4Workspaces.Put(ws)
 	_, codes := tablesIQ4()
@@ -128,7 +129,7 @@ func (e iq4Encoder) encodeNL(dst []byte, src []float32, cols int, importance []f
 	}
 }
 
-func (e iq4Encoder) encodeXS(dst []byte, src []float32, cols int, importance []float32) {
+func (e iq4Codec) encodeXS(dst []byte, src []float32, cols int, importance []float32) {
 	ws := iq4Workspaces.Get().(*iq4Workspace)
 	defer iq4Workspaces.Put(ws)
 	_, codes := tablesIQ4()
@@ -151,3 +152,40 @@ func (e iq4Encoder) encodeXS(dst []byte, src []float32, cols int, importance []f
 
 // isFinite reports whether v is neither infinite nor NaN.
 func isFinite(v float32) bool { return v-v == 0 }
+
+func (e iq4Codec) decodeNL(dst []float32, src []byte) {
+	ws := workspaces.Get().(*workspace)
+	defer ws.release()
+	for len(dst) > 0 {
+		n := min(levelBatch, len(dst))
+		for i := 0; i < n; i += 32 {
+			ws.unpackIQ4(i, src[2:sizeIQ4_NL], halfValue(binary.LittleEndian.Uint16(src)))
+			src = src[sizeIQ4_NL:]
+		}
+		e.ValuesIQ4(&dst[0], &ws.codes[0], &ws.scales[0], n/16)
+		dst = dst[n:]
+	}
+}
+
+func (e iq4Codec) decodeXS(dst []float32, src []byte) {
+	ws := workspaces.Get().(*workspace)
+	defer ws.release()
+	for len(dst) > 0 {
+		n := min(levelBatch, len(dst))
+		for i := 0; i < n; i += superBlock {
+			for j, scale := range groupScalesIQ4_XS(src) {
+				ws.unpackIQ4(i+32*j, src[8+16*j:][:16], scale)
+			}
+			src = src[sizeIQ4_XS:]
+		}
+		e.ValuesIQ4(&dst[0], &ws.codes[0], &ws.scales[0], n/16)
+		dst = dst[n:]
+	}
+}
+
+// unpackIQ4 takes the codes and the scale of the 32 weights from i on.
+func (ws *workspace) unpackIQ4(i int, codes []byte, scale float32) {
+	ws.scales[i/16], ws.scales[i/16+1] = scale, scale
+	splitNibbles(ws.codes[i:], ws.codes[i+16:], codes)
+	splitNibbles(ws.codes[i+8:], ws.codes[i+24:], codes[8:])
+}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/modelpipe/modelpipe/convert"
 	"github.com/modelpipe/modelpipe/gguf"
+	"github.com/modelpipe/modelpipe/internal/bulkhash"
 	"github.com/modelpipe/modelpipe/quantize"
 )
 
@@ -154,7 +154,7 @@ func (c *conversion) readImatrix() error {
 	if err != nil {
 		return err
 	}
-	h := sha256.New()
+	h := bulkhash.NewSHA256()
 	size, err := io.Copy(h, f)
 	if err == nil {
 		c.importance, err = quantize.ReadImatrix(f, size)

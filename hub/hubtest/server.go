@@ -32,6 +32,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/modelpipe/modelpipe/internal/bulkhash"
 )
 
 // Repo is a model repository to serve.
@@ -221,7 +223,7 @@ func scan(fsys fs.FS, lfs func(string, int64) bool) (*commit, error) {
 		}
 		e := &file{path: name, size: st.Size(), fsys: fsys}
 		if lfs(name, e.size) {
-			h := sha256.New()
+			h := bulkhash.NewSHA256()
 			if _, err := io.Copy(h, f); err != nil {
 				return err
 			}
@@ -240,7 +242,7 @@ func scan(fsys fs.FS, lfs func(string, int64) bool) (*commit, error) {
 }
 
 func blobID(size int64, r io.Reader) string {
-	h := sha1.New()
+	h := bulkhash.New(sha1.New())
 	fmt.Fprintf(h, "blob %d\x00", size)
 	io.Copy(h, r)
 	return hex.EncodeToString(h.Sum(nil))

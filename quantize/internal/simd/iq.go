@@ -31,8 +31,8 @@ type IQKernels struct {
 	// Ranks sets the ranks of n weights, 16 or 32. SearchIQ1S and SearchIQ1M
 	// find the thresholds among 32 or 16 sorted weights. s points to a
 	// TernaryState.
-	// EstimateIQ1S and EstimateIQ1M set First to about the best score of some
-	// of the thresholds.
+	// EstimateIQ1S and EstimateIQ1M set First to about the best score, a
+	// positive one within 2^-11 of it.
 	Ranks        func(s *float32, n int)
 	SearchIQ1S   func(s *float32)
 	SearchIQ1M   func(s *float32)
@@ -96,11 +96,14 @@ type TernaryState struct {
 
 	First float32 // score that was taken first, or estimated
 	Start float32 // score to begin with
-	_     [9]int32
+	Least float32 // places of low with no estimate above it are left out
+	_     [8]int32
 	//lint:ignore U1000 the assembly keeps its state there
 	trials [8][16]float32
 	//lint:ignore U1000 the assembly keeps its state there
-	fixed [14][16]float32
+	fixed [15][16]float32
+	//lint:ignore U1000 the assembly keeps its state there
+	rows [33][16]float32 // estimates of the best scores by place of low
 }
 
 // Place adds to coordinate k of a point of a cell of eight, or four, what
@@ -140,8 +143,9 @@ var AVX512IQ = IQKernels{
 	Fours:             LatticeKernels{RoundFoursAVX512, NearestFoursAVX512, SumFoursAVX512},
 	Roots:             RootsAVX512,
 	TrialScales:       TrialScalesAVX512,
-	Ranks:             RanksAVX512, SearchIQ1S: SearchIQ1SAVX512, SearchIQ1M: SearchIQ1MAVX512,
-	EstimateIQ1S: EstimateIQ1SAVX512, EstimateIQ1M: EstimateIQ1MAVX512,
+	Ranks:             RanksAVX512, SearchIQ1S: SearchIQ1SAVX512, EstimateIQ1S: EstimateIQ1SAVX512,
+	// Seventeen places fill eight lanes better than sixteen.
+	SearchIQ1M: SearchIQ1MAVX2, EstimateIQ1M: EstimateIQ1MAVX2,
 }
 
 // AVX2IQ needs what AVX2 needs.

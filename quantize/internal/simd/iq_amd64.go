@@ -64,7 +64,7 @@ func RootsAVX512(dst *float32, src *float32, n int)
 //go:noescape
 func RanksAVX512(s *float32, n int)
 
-// EstimateIQ1SAVX512 sets First to about the best score of a quarter of the thresholds.
+// EstimateIQ1SAVX512 sets First to about the best score, and that of each place of low.
 //
 //go:noescape
 func EstimateIQ1SAVX512(s *float32)
@@ -73,16 +73,6 @@ func EstimateIQ1SAVX512(s *float32)
 //
 //go:noescape
 func SearchIQ1SAVX512(s *float32)
-
-// EstimateIQ1MAVX512 sets First to about the best score of a quarter of the thresholds.
-//
-//go:noescape
-func EstimateIQ1MAVX512(s *float32)
-
-// SearchIQ1MAVX512 finds the thresholds with the best score.
-//
-//go:noescape
-func SearchIQ1MAVX512(s *float32)
 
 // SearchIQ4BySquareAVX2 fits the scale of two registers of sub-blocks of 32 weights.
 //
@@ -144,7 +134,7 @@ func RootsAVX2(dst *float32, src *float32, n int)
 //go:noescape
 func RanksAVX2(s *float32, n int)
 
-// EstimateIQ1SAVX2 sets First to about the best score of a quarter of the thresholds.
+// EstimateIQ1SAVX2 sets First to about the best score, and that of each place of low.
 //
 //go:noescape
 func EstimateIQ1SAVX2(s *float32)
@@ -154,7 +144,7 @@ func EstimateIQ1SAVX2(s *float32)
 //go:noescape
 func SearchIQ1SAVX2(s *float32)
 
-// EstimateIQ1MAVX2 sets First to about the best score of a quarter of the thresholds.
+// EstimateIQ1MAVX2 sets First to about the best score, and that of each place of low.
 //
 //go:noescape
 func EstimateIQ1MAVX2(s *float32)

@@ -1706,11 +1706,14 @@ GLOBL bits00000001<>(SB), RODATA|NOPTR, $64
 TEXT ·EstimateIQ1SAVX512(SB), NOSPLIT, $0-8
 	MOVQ         s+0(FP), AX
 	VPXORD       Z0, Z0, Z0
+	VMOVUPS      Z0, 2752(AX)
 	VBROADCASTSS 384(AX), Z1
 	VBROADCASTSS 896(AX), Z2
 	XORQ         CX, CX
+	LEAQ         2816(AX), BX
 
 low34:
+	VPXORD       Z0, Z0, Z0
 	VBROADCASTSS 256(AX)(CX*1), Z3
 	VBROADCASTSS 768(AX)(CX*1), Z4
 	VMULPS       bitsbf600000<>+0(SB), Z3, Z5
@@ -1763,7 +1766,11 @@ high35:
 	ADDQ          $0x40, DX
 	CMPQ          DX, $0x00000080
 	JBE           high35
-	ADDQ          $0x10, CX
+	VMOVUPS       Z0, (BX)
+	VMAXPS        2752(AX), Z0, Z0
+	VMOVUPS       Z0, 2752(AX)
+	ADDQ          $0x40, BX
+	ADDQ          $0x04, CX
 	CMPQ          CX, $0x00000080
 	JBE           low34
 	VEXTRACTF64X4 $0x01, Z0, Y11
@@ -1892,12 +1899,20 @@ TEXT ·SearchIQ1SAVX512(SB), NOSPLIT, $0-8
 	MOVQ         s+0(FP), AX
 	VMOVUPS      bits00000000<>+0(SB), Z31
 	MOVL         $0x00000000, 1280(AX)
+	VBROADCASTSS 1308(AX), Z0
+	VMOVUPS      Z0, 2752(AX)
 	VBROADCASTSS 1304(AX), Z0
 	VBROADCASTSS 384(AX), Z1
 	VBROADCASTSS 896(AX), Z2
 	XORQ         CX, CX
+	LEAQ         2816(AX), BX
 
 low36:
+	VMOVUPS      (BX), Z11
+	VCMPPS       $0x1e, 2752(AX), Z11, K3
+	KMOVW        K3, SI
+	TESTL        SI, SI
+	JZ           rows40
 	VBROADCASTSS 256(AX)(CX*1), Z3
 	VBROADCASTSS 768(AX)(CX*1), Z4
 	VMULPS       bitsbf600000<>+0(SB), Z3, Z5
@@ -1946,14 +1961,14 @@ high37:
 	VMULPS  Z0, Z15, Z12
 	VCMPPS  $0x1e, Z12, Z11, K1
 	KORW    K1, K3, K3
-	KMOVW   K3, BX
-	TESTL   BX, BX
+	KMOVW   K3, SI
+	TESTL   SI, SI
 	JZ      next38
 	VMOVUPS Z9, 1344(AX)
 	VMOVUPS Z10, 1600(AX)
 	VMOVUPS Z14, 1408(AX)
 	VMOVUPS Z15, 1664(AX)
-	MOVQ    $-1, BX
+	MOVQ    $-1, SI
 
 again39:
 	VCMPPS       $0x1e, Z31, Z10, K2
@@ -1961,463 +1976,61 @@ again39:
 	VMULPS       Z0, Z10, Z12
 	VCMPPS       $0x1e, Z12, Z11, K1
 	KANDW        K1, K2, K1
-	KMOVW        K1, SI
+	KMOVW        K1, DI
 	VCMPPS       $0x1e, Z31, Z15, K2
 	VMULPS       Z14, Z14, Z11
 	VMULPS       Z0, Z15, Z12
 	VCMPPS       $0x1e, Z12, Z11, K1
 	KANDW        K1, K2, K1
-	KMOVW        K1, DI
-	XORL         R8, R8
-	MOVQ         $0x5555555555555555, R9
-	PDEPQ        R9, SI, SI
-	ORQ          SI, R8
-	PDEPQ        R9, DI, SI
-	SHLQ         $0x01, SI
-	ORQ          SI, R8
-	ANDQ         BX, R8
+	KMOVW        K1, R8
+	XORL         R9, R9
+	MOVQ         $0x5555555555555555, R10
+	PDEPQ        R10, DI, DI
+	ORQ          DI, R9
+	PDEPQ        R10, R8, DI
+	SHLQ         $0x01, DI
+	ORQ          DI, R9
+	ANDQ         SI, R9
 	JZ           next38
-	TZCNTQ       R8, SI
-	MOVQ         SI, DI
-	MOVQ         $-2, BX
-	SHLXQ        SI, BX, BX
-	ANDL         $0x01, DI
-	SHRL         $0x01, SI
-	MOVL         DI, 1292(AX)
-	SHLL         $0x04, DI
-	ADDL         SI, DI
-	VMOVSS       1344(AX)(DI*4), X11
-	VDIVSS       1600(AX)(DI*4), X11, X12
+	TZCNTQ       R9, DI
+	MOVQ         DI, R8
+	MOVQ         $-2, SI
+	SHLXQ        DI, SI, SI
+	ANDL         $0x01, R8
+	SHRL         $0x01, DI
+	MOVL         R8, 1292(AX)
+	SHLL         $0x04, R8
+	ADDL         DI, R8
+	VMOVSS       1344(AX)(R8*4), X11
+	VDIVSS       1600(AX)(R8*4), X11, X12
 	VMOVSS       X12, 1296(AX)
 	VMULSS       X11, X12, X12
 	VBROADCASTSS X12, Z0
 	CMPL         1280(AX), $0x00
-	JNE          later40
+	JNE          later41
 	VMOVSS       X12, 1300(AX)
 
-later40:
+later41:
 	MOVL $0x00000001, 1280(AX)
-	MOVL CX, DI
-	SHRL $0x02, DI
-	MOVL DI, 1284(AX)
-	MOVL DX, DI
-	SHRL $0x02, DI
-	ADDL SI, DI
-	MOVL DI, 1288(AX)
+	MOVL CX, R8
+	SHRL $0x02, R8
+	MOVL R8, 1284(AX)
+	MOVL DX, R8
+	SHRL $0x02, R8
+	ADDL DI, R8
+	MOVL R8, 1288(AX)
 	JMP  again39
 
 next38:
 	ADDQ $0x40, DX
 	CMPQ DX, $0x00000080
 	JBE  high37
+
+rows40:
+	ADDQ $0x40, BX
 	ADDQ $0x04, CX
 	CMPQ CX, $0x00000080
 	JBE  low36
-	VZEROUPPER
-	RET
-
-// func EstimateIQ1MAVX512(s *float32)
-// Requires: AVX, AVX512F
-TEXT ·EstimateIQ1MAVX512(SB), NOSPLIT, $0-8
-	MOVQ         s+0(FP), AX
-	VPXORD       Z0, Z0, Z0
-	VBROADCASTSS 320(AX), Z1
-	VMULPS       bits3f900000<>+0(SB), Z1, Z1
-	VMOVUPS      Z1, 1856(AX)
-	VBROADCASTSS 832(AX), Z1
-	VMULPS       bits3f900000<>+0(SB), Z1, Z1
-	VMULPS       bits3f900000<>+0(SB), Z1, Z1
-	VMOVUPS      Z1, 2112(AX)
-	VBROADCASTSS 320(AX), Z1
-	VMULPS       bits3f600000<>+0(SB), Z1, Z1
-	VMOVUPS      Z1, 1920(AX)
-	VBROADCASTSS 832(AX), Z1
-	VMULPS       bits3f600000<>+0(SB), Z1, Z1
-	VMULPS       bits3f600000<>+0(SB), Z1, Z1
-	VMOVUPS      Z1, 2176(AX)
-	VBROADCASTSS 576(AX), Z1
-	VMULPS       bits3f900000<>+0(SB), Z1, Z1
-	VMOVUPS      Z1, 1984(AX)
-	VBROADCASTSS 1088(AX), Z1
-	VMULPS       bits3f900000<>+0(SB), Z1, Z1
-	VMULPS       bits3f900000<>+0(SB), Z1, Z1
-	VMOVUPS      Z1, 2240(AX)
-	VBROADCASTSS 576(AX), Z1
-	VMULPS       bits3f600000<>+0(SB), Z1, Z1
-	VMOVUPS      Z1, 2048(AX)
-	VBROADCASTSS 1088(AX), Z1
-	VMULPS       bits3f600000<>+0(SB), Z1, Z1
-	VMULPS       bits3f600000<>+0(SB), Z1, Z1
-	VMOVUPS      Z1, 2304(AX)
-	XORQ         CX, CX
-
-low41:
-	VBROADCASTSS 256(AX)(CX*1), Z1
-	VMOVUPS      Z1, 2368(AX)
-	VBROADCASTSS 768(AX)(CX*1), Z1
-	VMULPS       bits3f400000<>+0(SB), Z1, Z2
-	VADDPS       2112(AX), Z2, Z2
-	VMOVUPS      Z2, 2496(AX)
-	VMULPS       bits3fa00000<>+0(SB), Z1, Z2
-	VADDPS       2176(AX), Z2, Z2
-	VMOVUPS      Z2, 2560(AX)
-	VBROADCASTSS 512(AX)(CX*1), Z1
-	VMOVUPS      Z1, 2432(AX)
-	VBROADCASTSS 1024(AX)(CX*1), Z1
-	VMULPS       bits3f400000<>+0(SB), Z1, Z2
-	VADDPS       2240(AX), Z2, Z2
-	VMOVUPS      Z2, 2624(AX)
-	VMULPS       bits3fa00000<>+0(SB), Z1, Z2
-	VADDPS       2304(AX), Z2, Z2
-	VMOVUPS      Z2, 2688(AX)
-	MOVQ         CX, DX
-
-high42:
-	VMOVUPS       2368(AX), Z9
-	VADDPS        256(AX)(DX*1), Z9, Z9
-	VMOVUPS       768(AX)(DX*1), Z10
-	VMOVUPS       1856(AX), Z1
-	VSUBPS        Z9, Z1, Z1
-	VMULPS        bitsbfa00000<>+0(SB), Z10, Z5
-	VADDPS        2496(AX), Z5, Z5
-	VMOVUPS       1920(AX), Z2
-	VSUBPS        Z9, Z2, Z2
-	VMULPS        bitsbf400000<>+0(SB), Z10, Z6
-	VADDPS        2560(AX), Z6, Z6
-	VMOVUPS       2432(AX), Z9
-	VADDPS        512(AX)(DX*1), Z9, Z9
-	VMOVUPS       1024(AX)(DX*1), Z10
-	VMOVUPS       1984(AX), Z3
-	VSUBPS        Z9, Z3, Z3
-	VMULPS        bitsbfa00000<>+0(SB), Z10, Z7
-	VADDPS        2624(AX), Z7, Z7
-	VMOVUPS       2048(AX), Z4
-	VSUBPS        Z9, Z4, Z4
-	VMULPS        bitsbf400000<>+0(SB), Z10, Z8
-	VADDPS        2688(AX), Z8, Z8
-	VADDPS        Z3, Z1, Z13
-	VADDPS        Z7, Z5, Z14
-	VRCP14PS      Z14, Z11
-	VMULPS        Z13, Z13, Z12
-	VMULPS        Z11, Z12, Z12
-	VMAXPS        Z0, Z12, Z0
-	VADDPS        Z4, Z1, Z13
-	VADDPS        Z8, Z5, Z14
-	VRCP14PS      Z14, Z11
-	VMULPS        Z13, Z13, Z12
-	VMULPS        Z11, Z12, Z12
-	VMAXPS        Z0, Z12, Z0
-	VADDPS        Z3, Z2, Z13
-	VADDPS        Z7, Z6, Z14
-	VRCP14PS      Z14, Z11
-	VMULPS        Z13, Z13, Z12
-	VMULPS        Z11, Z12, Z12
-	VMAXPS        Z0, Z12, Z0
-	VADDPS        Z4, Z2, Z13
-	VADDPS        Z8, Z6, Z14
-	VRCP14PS      Z14, Z11
-	VMULPS        Z13, Z13, Z12
-	VMULPS        Z11, Z12, Z12
-	VMAXPS        Z0, Z12, Z0
-	ADDQ          $0x40, DX
-	CMPQ          DX, $0x00000040
-	JBE           high42
-	ADDQ          $0x10, CX
-	CMPQ          CX, $0x00000040
-	JBE           low41
-	VEXTRACTF64X4 $0x01, Z0, Y11
-	VMAXPS        Y11, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X11
-	VMAXPS        X11, X0, X0
-	VPSHUFD       $0x4e, X0, X11
-	VMAXPS        X11, X0, X0
-	VPSHUFD       $0xb1, X0, X11
-	VMAXPS        X11, X0, X0
-	VMOVSS        X0, 1300(AX)
-	VZEROUPPER
-	RET
-
-DATA bits3f400000<>+0(SB)/4, $0x3f400000
-DATA bits3f400000<>+4(SB)/4, $0x3f400000
-DATA bits3f400000<>+8(SB)/4, $0x3f400000
-DATA bits3f400000<>+12(SB)/4, $0x3f400000
-DATA bits3f400000<>+16(SB)/4, $0x3f400000
-DATA bits3f400000<>+20(SB)/4, $0x3f400000
-DATA bits3f400000<>+24(SB)/4, $0x3f400000
-DATA bits3f400000<>+28(SB)/4, $0x3f400000
-DATA bits3f400000<>+32(SB)/4, $0x3f400000
-DATA bits3f400000<>+36(SB)/4, $0x3f400000
-DATA bits3f400000<>+40(SB)/4, $0x3f400000
-DATA bits3f400000<>+44(SB)/4, $0x3f400000
-DATA bits3f400000<>+48(SB)/4, $0x3f400000
-DATA bits3f400000<>+52(SB)/4, $0x3f400000
-DATA bits3f400000<>+56(SB)/4, $0x3f400000
-DATA bits3f400000<>+60(SB)/4, $0x3f400000
-GLOBL bits3f400000<>(SB), RODATA|NOPTR, $64
-
-DATA bits3fa00000<>+0(SB)/4, $0x3fa00000
-DATA bits3fa00000<>+4(SB)/4, $0x3fa00000
-DATA bits3fa00000<>+8(SB)/4, $0x3fa00000
-DATA bits3fa00000<>+12(SB)/4, $0x3fa00000
-DATA bits3fa00000<>+16(SB)/4, $0x3fa00000
-DATA bits3fa00000<>+20(SB)/4, $0x3fa00000
-DATA bits3fa00000<>+24(SB)/4, $0x3fa00000
-DATA bits3fa00000<>+28(SB)/4, $0x3fa00000
-DATA bits3fa00000<>+32(SB)/4, $0x3fa00000
-DATA bits3fa00000<>+36(SB)/4, $0x3fa00000
-DATA bits3fa00000<>+40(SB)/4, $0x3fa00000
-DATA bits3fa00000<>+44(SB)/4, $0x3fa00000
-DATA bits3fa00000<>+48(SB)/4, $0x3fa00000
-DATA bits3fa00000<>+52(SB)/4, $0x3fa00000
-DATA bits3fa00000<>+56(SB)/4, $0x3fa00000
-DATA bits3fa00000<>+60(SB)/4, $0x3fa00000
-GLOBL bits3fa00000<>(SB), RODATA|NOPTR, $64
-
-DATA bitsbfa00000<>+0(SB)/4, $0xbfa00000
-DATA bitsbfa00000<>+4(SB)/4, $0xbfa00000
-DATA bitsbfa00000<>+8(SB)/4, $0xbfa00000
-DATA bitsbfa00000<>+12(SB)/4, $0xbfa00000
-DATA bitsbfa00000<>+16(SB)/4, $0xbfa00000
-DATA bitsbfa00000<>+20(SB)/4, $0xbfa00000
-DATA bitsbfa00000<>+24(SB)/4, $0xbfa00000
-DATA bitsbfa00000<>+28(SB)/4, $0xbfa00000
-DATA bitsbfa00000<>+32(SB)/4, $0xbfa00000
-DATA bitsbfa00000<>+36(SB)/4, $0xbfa00000
-DATA bitsbfa00000<>+40(SB)/4, $0xbfa00000
-DATA bitsbfa00000<>+44(SB)/4, $0xbfa00000
-DATA bitsbfa00000<>+48(SB)/4, $0xbfa00000
-DATA bitsbfa00000<>+52(SB)/4, $0xbfa00000
-DATA bitsbfa00000<>+56(SB)/4, $0xbfa00000
-DATA bitsbfa00000<>+60(SB)/4, $0xbfa00000
-GLOBL bitsbfa00000<>(SB), RODATA|NOPTR, $64
-
-DATA bitsbf400000<>+0(SB)/4, $0xbf400000
-DATA bitsbf400000<>+4(SB)/4, $0xbf400000
-DATA bitsbf400000<>+8(SB)/4, $0xbf400000
-DATA bitsbf400000<>+12(SB)/4, $0xbf400000
-DATA bitsbf400000<>+16(SB)/4, $0xbf400000
-DATA bitsbf400000<>+20(SB)/4, $0xbf400000
-DATA bitsbf400000<>+24(SB)/4, $0xbf400000
-DATA bitsbf400000<>+28(SB)/4, $0xbf400000
-DATA bitsbf400000<>+32(SB)/4, $0xbf400000
-DATA bitsbf400000<>+36(SB)/4, $0xbf400000
-DATA bitsbf400000<>+40(SB)/4, $0xbf400000
-DATA bitsbf400000<>+44(SB)/4, $0xbf400000
-DATA bitsbf400000<>+48(SB)/4, $0xbf400000
-DATA bitsbf400000<>+52(SB)/4, $0xbf400000
-DATA bitsbf400000<>+56(SB)/4, $0xbf400000
-DATA bitsbf400000<>+60(SB)/4, $0xbf400000
-GLOBL bitsbf400000<>(SB), RODATA|NOPTR, $64
-
-// func SearchIQ1MAVX512(s *float32)
-// Requires: AVX, AVX512F, BMI, BMI2
-TEXT ·SearchIQ1MAVX512(SB), NOSPLIT, $0-8
-	MOVQ         s+0(FP), AX
-	VMOVUPS      bits00000000<>+0(SB), Z31
-	MOVL         $0x00000000, 1280(AX)
-	VBROADCASTSS 1304(AX), Z0
-	VBROADCASTSS 320(AX), Z1
-	VMULPS       bits3f900000<>+0(SB), Z1, Z1
-	VMOVUPS      Z1, 1856(AX)
-	VBROADCASTSS 832(AX), Z1
-	VMULPS       bits3f900000<>+0(SB), Z1, Z1
-	VMULPS       bits3f900000<>+0(SB), Z1, Z1
-	VMOVUPS      Z1, 2112(AX)
-	VBROADCASTSS 320(AX), Z1
-	VMULPS       bits3f600000<>+0(SB), Z1, Z1
-	VMOVUPS      Z1, 1920(AX)
-	VBROADCASTSS 832(AX), Z1
-	VMULPS       bits3f600000<>+0(SB), Z1, Z1
-	VMULPS       bits3f600000<>+0(SB), Z1, Z1
-	VMOVUPS      Z1, 2176(AX)
-	VBROADCASTSS 576(AX), Z1
-	VMULPS       bits3f900000<>+0(SB), Z1, Z1
-	VMOVUPS      Z1, 1984(AX)
-	VBROADCASTSS 1088(AX), Z1
-	VMULPS       bits3f900000<>+0(SB), Z1, Z1
-	VMULPS       bits3f900000<>+0(SB), Z1, Z1
-	VMOVUPS      Z1, 2240(AX)
-	VBROADCASTSS 576(AX), Z1
-	VMULPS       bits3f600000<>+0(SB), Z1, Z1
-	VMOVUPS      Z1, 2048(AX)
-	VBROADCASTSS 1088(AX), Z1
-	VMULPS       bits3f600000<>+0(SB), Z1, Z1
-	VMULPS       bits3f600000<>+0(SB), Z1, Z1
-	VMOVUPS      Z1, 2304(AX)
-	XORQ         CX, CX
-
-low43:
-	VBROADCASTSS 256(AX)(CX*1), Z1
-	VMOVUPS      Z1, 2368(AX)
-	VBROADCASTSS 768(AX)(CX*1), Z1
-	VMULPS       bits3f400000<>+0(SB), Z1, Z2
-	VADDPS       2112(AX), Z2, Z2
-	VMOVUPS      Z2, 2496(AX)
-	VMULPS       bits3fa00000<>+0(SB), Z1, Z2
-	VADDPS       2176(AX), Z2, Z2
-	VMOVUPS      Z2, 2560(AX)
-	VBROADCASTSS 512(AX)(CX*1), Z1
-	VMOVUPS      Z1, 2432(AX)
-	VBROADCASTSS 1024(AX)(CX*1), Z1
-	VMULPS       bits3f400000<>+0(SB), Z1, Z2
-	VADDPS       2240(AX), Z2, Z2
-	VMOVUPS      Z2, 2624(AX)
-	VMULPS       bits3fa00000<>+0(SB), Z1, Z2
-	VADDPS       2304(AX), Z2, Z2
-	VMOVUPS      Z2, 2688(AX)
-	MOVQ         CX, DX
-
-high44:
-	VMOVUPS 2368(AX), Z9
-	VADDPS  256(AX)(DX*1), Z9, Z9
-	VMOVUPS 768(AX)(DX*1), Z10
-	VMOVUPS 1856(AX), Z1
-	VSUBPS  Z9, Z1, Z1
-	VMULPS  bitsbfa00000<>+0(SB), Z10, Z5
-	VADDPS  2496(AX), Z5, Z5
-	VMOVUPS 1920(AX), Z2
-	VSUBPS  Z9, Z2, Z2
-	VMULPS  bitsbf400000<>+0(SB), Z10, Z6
-	VADDPS  2560(AX), Z6, Z6
-	VMOVUPS 2432(AX), Z9
-	VADDPS  512(AX)(DX*1), Z9, Z9
-	VMOVUPS 1024(AX)(DX*1), Z10
-	VMOVUPS 1984(AX), Z3
-	VSUBPS  Z9, Z3, Z3
-	VMULPS  bitsbfa00000<>+0(SB), Z10, Z7
-	VADDPS  2624(AX), Z7, Z7
-	VMOVUPS 2048(AX), Z4
-	VSUBPS  Z9, Z4, Z4
-	VMULPS  bitsbf400000<>+0(SB), Z10, Z8
-	VADDPS  2688(AX), Z8, Z8
-	VADDPS  Z3, Z1, Z13
-	VADDPS  Z7, Z5, Z14
-	VMULPS  Z13, Z13, Z11
-	VMULPS  Z0, Z14, Z12
-	VCMPPS  $0x1e, Z12, Z11, K3
-	VADDPS  Z4, Z1, Z13
-	VADDPS  Z8, Z5, Z14
-	VMULPS  Z13, Z13, Z11
-	VMULPS  Z0, Z14, Z12
-	VCMPPS  $0x1e, Z12, Z11, K1
-	KORW    K1, K3, K3
-	VADDPS  Z3, Z2, Z13
-	VADDPS  Z7, Z6, Z14
-	VMULPS  Z13, Z13, Z11
-	VMULPS  Z0, Z14, Z12
-	VCMPPS  $0x1e, Z12, Z11, K1
-	KORW    K1, K3, K3
-	VADDPS  Z4, Z2, Z13
-	VADDPS  Z8, Z6, Z14
-	VMULPS  Z13, Z13, Z11
-	VMULPS  Z0, Z14, Z12
-	VCMPPS  $0x1e, Z12, Z11, K1
-	KORW    K1, K3, K3
-	KMOVW   K3, BX
-	TESTL   BX, BX
-	JZ      next45
-	VADDPS  Z3, Z1, Z13
-	VADDPS  Z7, Z5, Z14
-	VMOVUPS Z13, 1344(AX)
-	VMOVUPS Z14, 1600(AX)
-	VADDPS  Z4, Z1, Z13
-	VADDPS  Z8, Z5, Z14
-	VMOVUPS Z13, 1408(AX)
-	VMOVUPS Z14, 1664(AX)
-	VADDPS  Z3, Z2, Z13
-	VADDPS  Z7, Z6, Z14
-	VMOVUPS Z13, 1472(AX)
-	VMOVUPS Z14, 1728(AX)
-	VADDPS  Z4, Z2, Z13
-	VADDPS  Z8, Z6, Z14
-	VMOVUPS Z13, 1536(AX)
-	VMOVUPS Z14, 1792(AX)
-	MOVQ    $-1, BX
-
-again46:
-	VADDPS       Z3, Z1, Z13
-	VADDPS       Z7, Z5, Z14
-	VCMPPS       $0x1e, Z31, Z14, K2
-	VMULPS       Z13, Z13, Z11
-	VMULPS       Z0, Z14, Z12
-	VCMPPS       $0x1e, Z12, Z11, K1
-	KANDW        K1, K2, K1
-	KMOVW        K1, SI
-	VADDPS       Z4, Z1, Z13
-	VADDPS       Z8, Z5, Z14
-	VCMPPS       $0x1e, Z31, Z14, K2
-	VMULPS       Z13, Z13, Z11
-	VMULPS       Z0, Z14, Z12
-	VCMPPS       $0x1e, Z12, Z11, K1
-	KANDW        K1, K2, K1
-	KMOVW        K1, DI
-	VADDPS       Z3, Z2, Z13
-	VADDPS       Z7, Z6, Z14
-	VCMPPS       $0x1e, Z31, Z14, K2
-	VMULPS       Z13, Z13, Z11
-	VMULPS       Z0, Z14, Z12
-	VCMPPS       $0x1e, Z12, Z11, K1
-	KANDW        K1, K2, K1
-	KMOVW        K1, R8
-	VADDPS       Z4, Z2, Z13
-	VADDPS       Z8, Z6, Z14
-	VCMPPS       $0x1e, Z31, Z14, K2
-	VMULPS       Z13, Z13, Z11
-	VMULPS       Z0, Z14, Z12
-	VCMPPS       $0x1e, Z12, Z11, K1
-	KANDW        K1, K2, K1
-	KMOVW        K1, R9
-	XORL         R10, R10
-	MOVQ         $0x1111111111111111, R11
-	PDEPQ        R11, SI, SI
-	ORQ          SI, R10
-	PDEPQ        R11, DI, SI
-	SHLQ         $0x01, SI
-	ORQ          SI, R10
-	PDEPQ        R11, R8, SI
-	SHLQ         $0x02, SI
-	ORQ          SI, R10
-	PDEPQ        R11, R9, SI
-	SHLQ         $0x03, SI
-	ORQ          SI, R10
-	ANDQ         BX, R10
-	JZ           next45
-	TZCNTQ       R10, SI
-	MOVQ         SI, DI
-	MOVQ         $-2, BX
-	SHLXQ        SI, BX, BX
-	ANDL         $0x03, DI
-	SHRL         $0x02, SI
-	MOVL         DI, 1292(AX)
-	SHLL         $0x04, DI
-	ADDL         SI, DI
-	VMOVSS       1344(AX)(DI*4), X11
-	VDIVSS       1600(AX)(DI*4), X11, X12
-	VMOVSS       X12, 1296(AX)
-	VMULSS       X11, X12, X12
-	VBROADCASTSS X12, Z0
-	CMPL         1280(AX), $0x00
-	JNE          later47
-	VMOVSS       X12, 1300(AX)
-
-later47:
-	MOVL $0x00000001, 1280(AX)
-	MOVL CX, DI
-	SHRL $0x02, DI
-	MOVL DI, 1284(AX)
-	MOVL DX, DI
-	SHRL $0x02, DI
-	ADDL SI, DI
-	MOVL DI, 1288(AX)
-	JMP  again46
-
-next45:
-	ADDQ $0x40, DX
-	CMPQ DX, $0x00000040
-	JBE  high44
-	ADDQ $0x04, CX
-	CMPQ CX, $0x00000040
-	JBE  low43
 	VZEROUPPER
 	RET
 
@@ -3803,11 +3416,14 @@ others33:
 TEXT ·EstimateIQ1SAVX2(SB), NOSPLIT, $0-8
 	MOVQ         s+0(FP), AX
 	VXORPS       Y0, Y0, Y0
+	VMOVUPS      Y0, 2752(AX)
 	VBROADCASTSS 384(AX), Y1
 	VBROADCASTSS 896(AX), Y2
 	XORQ         CX, CX
+	LEAQ         2816(AX), BX
 
 low34:
+	VXORPS       Y0, Y0, Y0
 	VBROADCASTSS 256(AX)(CX*1), Y3
 	VBROADCASTSS 768(AX)(CX*1), Y4
 	VMULPS       bitsbf600000<>+0(SB), Y3, Y5
@@ -3860,7 +3476,11 @@ high35:
 	ADDQ         $0x20, DX
 	CMPQ         DX, $0x00000080
 	JBE          high35
-	ADDQ         $0x10, CX
+	VMOVUPS      Y0, (BX)
+	VMAXPS       2752(AX), Y0, Y0
+	VMOVUPS      Y0, 2752(AX)
+	ADDQ         $0x40, BX
+	ADDQ         $0x04, CX
 	CMPQ         CX, $0x00000080
 	JBE          low34
 	VEXTRACTF128 $0x01, Y0, X11
@@ -3878,12 +3498,20 @@ high35:
 TEXT ·SearchIQ1SAVX2(SB), NOSPLIT, $0-8
 	MOVQ         s+0(FP), AX
 	MOVL         $0x00000000, 1280(AX)
+	VBROADCASTSS 1308(AX), Y0
+	VMOVUPS      Y0, 2752(AX)
 	VBROADCASTSS 1304(AX), Y0
 	VBROADCASTSS 384(AX), Y1
 	VBROADCASTSS 896(AX), Y2
 	XORQ         CX, CX
+	LEAQ         2816(AX), BX
 
 low36:
+	VMOVUPS      (BX), Y11
+	VCMPPS       $0x1e, 2752(AX), Y11, Y13
+	VMOVMSKPS    Y13, SI
+	TESTL        SI, SI
+	JZ           rows40
 	VBROADCASTSS 256(AX)(CX*1), Y3
 	VBROADCASTSS 768(AX)(CX*1), Y4
 	VMULPS       bitsbf600000<>+0(SB), Y3, Y5
@@ -3932,14 +3560,14 @@ high37:
 	VMULPS    Y0, Y15, Y12
 	VCMPPS    $0x1e, Y12, Y11, Y11
 	VORPS     Y11, Y13, Y13
-	VMOVMSKPS Y13, BX
-	TESTL     BX, BX
+	VMOVMSKPS Y13, SI
+	TESTL     SI, SI
 	JZ        next38
 	VMOVUPS   Y9, 1344(AX)
 	VMOVUPS   Y10, 1600(AX)
 	VMOVUPS   Y14, 1408(AX)
 	VMOVUPS   Y15, 1664(AX)
-	MOVQ      $-1, BX
+	MOVQ      $-1, SI
 
 again39:
 	VMULPS       Y9, Y9, Y11
@@ -3947,55 +3575,58 @@ again39:
 	VCMPPS       $0x1e, Y12, Y11, Y11
 	VCMPPS       $0x1e, bits00000000<>+0(SB), Y10, Y12
 	VANDPS       Y11, Y12, Y11
-	VMOVMSKPS    Y11, SI
+	VMOVMSKPS    Y11, DI
 	VMULPS       Y14, Y14, Y11
 	VMULPS       Y0, Y15, Y12
 	VCMPPS       $0x1e, Y12, Y11, Y11
 	VCMPPS       $0x1e, bits00000000<>+0(SB), Y15, Y12
 	VANDPS       Y11, Y12, Y11
-	VMOVMSKPS    Y11, DI
-	XORL         R8, R8
-	MOVQ         $0x5555555555555555, R9
-	PDEPQ        R9, SI, SI
-	ORQ          SI, R8
-	PDEPQ        R9, DI, SI
-	SHLQ         $0x01, SI
-	ORQ          SI, R8
-	ANDQ         BX, R8
+	VMOVMSKPS    Y11, R8
+	XORL         R9, R9
+	MOVQ         $0x5555555555555555, R10
+	PDEPQ        R10, DI, DI
+	ORQ          DI, R9
+	PDEPQ        R10, R8, DI
+	SHLQ         $0x01, DI
+	ORQ          DI, R9
+	ANDQ         SI, R9
 	JZ           next38
-	TZCNTQ       R8, SI
-	MOVQ         SI, DI
-	MOVQ         $-2, BX
-	SHLXQ        SI, BX, BX
-	ANDL         $0x01, DI
-	SHRL         $0x01, SI
-	MOVL         DI, 1292(AX)
-	SHLL         $0x04, DI
-	ADDL         SI, DI
-	VMOVSS       1344(AX)(DI*4), X11
-	VDIVSS       1600(AX)(DI*4), X11, X12
+	TZCNTQ       R9, DI
+	MOVQ         DI, R8
+	MOVQ         $-2, SI
+	SHLXQ        DI, SI, SI
+	ANDL         $0x01, R8
+	SHRL         $0x01, DI
+	MOVL         R8, 1292(AX)
+	SHLL         $0x04, R8
+	ADDL         DI, R8
+	VMOVSS       1344(AX)(R8*4), X11
+	VDIVSS       1600(AX)(R8*4), X11, X12
 	VMOVSS       X12, 1296(AX)
 	VMULSS       X11, X12, X12
 	VBROADCASTSS X12, Y0
 	CMPL         1280(AX), $0x00
-	JNE          later40
+	JNE          later41
 	VMOVSS       X12, 1300(AX)
 
-later40:
+later41:
 	MOVL $0x00000001, 1280(AX)
-	MOVL CX, DI
-	SHRL $0x02, DI
-	MOVL DI, 1284(AX)
-	MOVL DX, DI
-	SHRL $0x02, DI
-	ADDL SI, DI
-	MOVL DI, 1288(AX)
+	MOVL CX, R8
+	SHRL $0x02, R8
+	MOVL R8, 1284(AX)
+	MOVL DX, R8
+	SHRL $0x02, R8
+	ADDL DI, R8
+	MOVL R8, 1288(AX)
 	JMP  again39
 
 next38:
 	ADDQ $0x20, DX
 	CMPQ DX, $0x00000080
 	JBE  high37
+
+rows40:
+	ADDQ $0x40, BX
 	ADDQ $0x04, CX
 	CMPQ CX, $0x00000080
 	JBE  low36
@@ -4007,6 +3638,7 @@ next38:
 TEXT ·EstimateIQ1MAVX2(SB), NOSPLIT, $0-8
 	MOVQ         s+0(FP), AX
 	VXORPS       Y0, Y0, Y0
+	VMOVUPS      Y0, 2752(AX)
 	VBROADCASTSS 320(AX), Y1
 	VMULPS       bits3f900000<>+0(SB), Y1, Y1
 	VMOVUPS      Y1, 1856(AX)
@@ -4036,8 +3668,10 @@ TEXT ·EstimateIQ1MAVX2(SB), NOSPLIT, $0-8
 	VMULPS       bits3f600000<>+0(SB), Y1, Y1
 	VMOVUPS      Y1, 2304(AX)
 	XORQ         CX, CX
+	LEAQ         2816(AX), BX
 
-low41:
+low42:
+	VXORPS       Y0, Y0, Y0
 	VBROADCASTSS 256(AX)(CX*1), Y1
 	VMOVUPS      Y1, 2368(AX)
 	VBROADCASTSS 768(AX)(CX*1), Y1
@@ -4058,7 +3692,7 @@ low41:
 	VMOVUPS      Y2, 2688(AX)
 	MOVQ         CX, DX
 
-high42:
+high43:
 	VMOVUPS      2368(AX), Y9
 	VADDPS       256(AX)(DX*1), Y9, Y9
 	VMOVUPS      768(AX)(DX*1), Y10
@@ -4107,10 +3741,14 @@ high42:
 	VMAXPS       Y0, Y12, Y0
 	ADDQ         $0x20, DX
 	CMPQ         DX, $0x00000040
-	JBE          high42
-	ADDQ         $0x10, CX
+	JBE          high43
+	VMOVUPS      Y0, (BX)
+	VMAXPS       2752(AX), Y0, Y0
+	VMOVUPS      Y0, 2752(AX)
+	ADDQ         $0x40, BX
+	ADDQ         $0x04, CX
 	CMPQ         CX, $0x00000040
-	JBE          low41
+	JBE          low42
 	VEXTRACTF128 $0x01, Y0, X11
 	VMAXPS       X11, X0, X0
 	VPSHUFD      $0x4e, X0, X11
@@ -4121,11 +3759,85 @@ high42:
 	VZEROUPPER
 	RET
 
+DATA bits3f400000<>+0(SB)/4, $0x3f400000
+DATA bits3f400000<>+4(SB)/4, $0x3f400000
+DATA bits3f400000<>+8(SB)/4, $0x3f400000
+DATA bits3f400000<>+12(SB)/4, $0x3f400000
+DATA bits3f400000<>+16(SB)/4, $0x3f400000
+DATA bits3f400000<>+20(SB)/4, $0x3f400000
+DATA bits3f400000<>+24(SB)/4, $0x3f400000
+DATA bits3f400000<>+28(SB)/4, $0x3f400000
+DATA bits3f400000<>+32(SB)/4, $0x3f400000
+DATA bits3f400000<>+36(SB)/4, $0x3f400000
+DATA bits3f400000<>+40(SB)/4, $0x3f400000
+DATA bits3f400000<>+44(SB)/4, $0x3f400000
+DATA bits3f400000<>+48(SB)/4, $0x3f400000
+DATA bits3f400000<>+52(SB)/4, $0x3f400000
+DATA bits3f400000<>+56(SB)/4, $0x3f400000
+DATA bits3f400000<>+60(SB)/4, $0x3f400000
+GLOBL bits3f400000<>(SB), RODATA|NOPTR, $64
+
+DATA bits3fa00000<>+0(SB)/4, $0x3fa00000
+DATA bits3fa00000<>+4(SB)/4, $0x3fa00000
+DATA bits3fa00000<>+8(SB)/4, $0x3fa00000
+DATA bits3fa00000<>+12(SB)/4, $0x3fa00000
+DATA bits3fa00000<>+16(SB)/4, $0x3fa00000
+DATA bits3fa00000<>+20(SB)/4, $0x3fa00000
+DATA bits3fa00000<>+24(SB)/4, $0x3fa00000
+DATA bits3fa00000<>+28(SB)/4, $0x3fa00000
+DATA bits3fa00000<>+32(SB)/4, $0x3fa00000
+DATA bits3fa00000<>+36(SB)/4, $0x3fa00000
+DATA bits3fa00000<>+40(SB)/4, $0x3fa00000
+DATA bits3fa00000<>+44(SB)/4, $0x3fa00000
+DATA bits3fa00000<>+48(SB)/4, $0x3fa00000
+DATA bits3fa00000<>+52(SB)/4, $0x3fa00000
+DATA bits3fa00000<>+56(SB)/4, $0x3fa00000
+DATA bits3fa00000<>+60(SB)/4, $0x3fa00000
+GLOBL bits3fa00000<>(SB), RODATA|NOPTR, $64
+
+DATA bitsbfa00000<>+0(SB)/4, $0xbfa00000
+DATA bitsbfa00000<>+4(SB)/4, $0xbfa00000
+DATA bitsbfa00000<>+8(SB)/4, $0xbfa00000
+DATA bitsbfa00000<>+12(SB)/4, $0xbfa00000
+DATA bitsbfa00000<>+16(SB)/4, $0xbfa00000
+DATA bitsbfa00000<>+20(SB)/4, $0xbfa00000
+DATA bitsbfa00000<>+24(SB)/4, $0xbfa00000
+DATA bitsbfa00000<>+28(SB)/4, $0xbfa00000
+DATA bitsbfa00000<>+32(SB)/4, $0xbfa00000
+DATA bitsbfa00000<>+36(SB)/4, $0xbfa00000
+DATA bitsbfa00000<>+40(SB)/4, $0xbfa00000
+DATA bitsbfa00000<>+44(SB)/4, $0xbfa00000
+DATA bitsbfa00000<>+48(SB)/4, $0xbfa00000
+DATA bitsbfa00000<>+52(SB)/4, $0xbfa00000
+DATA bitsbfa00000<>+56(SB)/4, $0xbfa00000
+DATA bitsbfa00000<>+60(SB)/4, $0xbfa00000
+GLOBL bitsbfa00000<>(SB), RODATA|NOPTR, $64
+
+DATA bitsbf400000<>+0(SB)/4, $0xbf400000
+DATA bitsbf400000<>+4(SB)/4, $0xbf400000
+DATA bitsbf400000<>+8(SB)/4, $0xbf400000
+DATA bitsbf400000<>+12(SB)/4, $0xbf400000
+DATA bitsbf400000<>+16(SB)/4, $0xbf400000
+DATA bitsbf400000<>+20(SB)/4, $0xbf400000
+DATA bitsbf400000<>+24(SB)/4, $0xbf400000
+DATA bitsbf400000<>+28(SB)/4, $0xbf400000
+DATA bitsbf400000<>+32(SB)/4, $0xbf400000
+DATA bitsbf400000<>+36(SB)/4, $0xbf400000
+DATA bitsbf400000<>+40(SB)/4, $0xbf400000
+DATA bitsbf400000<>+44(SB)/4, $0xbf400000
+DATA bitsbf400000<>+48(SB)/4, $0xbf400000
+DATA bitsbf400000<>+52(SB)/4, $0xbf400000
+DATA bitsbf400000<>+56(SB)/4, $0xbf400000
+DATA bitsbf400000<>+60(SB)/4, $0xbf400000
+GLOBL bitsbf400000<>(SB), RODATA|NOPTR, $64
+
 // func SearchIQ1MAVX2(s *float32)
 // Requires: AVX, AVX2, BMI, BMI2
 TEXT ·SearchIQ1MAVX2(SB), NOSPLIT, $0-8
 	MOVQ         s+0(FP), AX
 	MOVL         $0x00000000, 1280(AX)
+	VBROADCASTSS 1308(AX), Y0
+	VMOVUPS      Y0, 2752(AX)
 	VBROADCASTSS 1304(AX), Y0
 	VBROADCASTSS 320(AX), Y1
 	VMULPS       bits3f900000<>+0(SB), Y1, Y1
@@ -4156,8 +3868,14 @@ TEXT ·SearchIQ1MAVX2(SB), NOSPLIT, $0-8
 	VMULPS       bits3f600000<>+0(SB), Y1, Y1
 	VMOVUPS      Y1, 2304(AX)
 	XORQ         CX, CX
+	LEAQ         2816(AX), BX
 
-low43:
+low44:
+	VMOVUPS      (BX), Y11
+	VCMPPS       $0x1e, 2752(AX), Y11, Y15
+	VMOVMSKPS    Y15, SI
+	TESTL        SI, SI
+	JZ           rows48
 	VBROADCASTSS 256(AX)(CX*1), Y1
 	VMOVUPS      Y1, 2368(AX)
 	VBROADCASTSS 768(AX)(CX*1), Y1
@@ -4178,7 +3896,7 @@ low43:
 	VMOVUPS      Y2, 2688(AX)
 	MOVQ         CX, DX
 
-high44:
+high45:
 	VMOVUPS   2368(AX), Y9
 	VADDPS    256(AX)(DX*1), Y9, Y9
 	VMOVUPS   768(AX)(DX*1), Y10
@@ -4224,9 +3942,9 @@ high44:
 	VMULPS    Y0, Y14, Y12
 	VCMPPS    $0x1e, Y12, Y11, Y11
 	VORPS     Y11, Y15, Y15
-	VMOVMSKPS Y15, BX
-	TESTL     BX, BX
-	JZ        next45
+	VMOVMSKPS Y15, SI
+	TESTL     SI, SI
+	JZ        next46
 	VADDPS    Y3, Y1, Y13
 	VADDPS    Y7, Y5, Y14
 	VMOVUPS   Y13, 1344(AX)
@@ -4243,9 +3961,9 @@ high44:
 	VADDPS    Y8, Y6, Y14
 	VMOVUPS   Y13, 1536(AX)
 	VMOVUPS   Y14, 1792(AX)
-	MOVQ      $-1, BX
+	MOVQ      $-1, SI
 
-again46:
+again47:
 	VADDPS       Y3, Y1, Y13
 	VADDPS       Y7, Y5, Y14
 	VMULPS       Y13, Y13, Y11
@@ -4253,7 +3971,7 @@ again46:
 	VCMPPS       $0x1e, Y12, Y11, Y11
 	VCMPPS       $0x1e, bits00000000<>+0(SB), Y14, Y12
 	VANDPS       Y11, Y12, Y11
-	VMOVMSKPS    Y11, SI
+	VMOVMSKPS    Y11, DI
 	VADDPS       Y4, Y1, Y13
 	VADDPS       Y8, Y5, Y14
 	VMULPS       Y13, Y13, Y11
@@ -4261,7 +3979,7 @@ again46:
 	VCMPPS       $0x1e, Y12, Y11, Y11
 	VCMPPS       $0x1e, bits00000000<>+0(SB), Y14, Y12
 	VANDPS       Y11, Y12, Y11
-	VMOVMSKPS    Y11, DI
+	VMOVMSKPS    Y11, R8
 	VADDPS       Y3, Y2, Y13
 	VADDPS       Y7, Y6, Y14
 	VMULPS       Y13, Y13, Y11
@@ -4269,7 +3987,7 @@ again46:
 	VCMPPS       $0x1e, Y12, Y11, Y11
 	VCMPPS       $0x1e, bits00000000<>+0(SB), Y14, Y12
 	VANDPS       Y11, Y12, Y11
-	VMOVMSKPS    Y11, R8
+	VMOVMSKPS    Y11, R9
 	VADDPS       Y4, Y2, Y13
 	VADDPS       Y8, Y6, Y14
 	VMULPS       Y13, Y13, Y11
@@ -4277,58 +3995,61 @@ again46:
 	VCMPPS       $0x1e, Y12, Y11, Y11
 	VCMPPS       $0x1e, bits00000000<>+0(SB), Y14, Y12
 	VANDPS       Y11, Y12, Y11
-	VMOVMSKPS    Y11, R9
-	XORL         R10, R10
-	MOVQ         $0x1111111111111111, R11
-	PDEPQ        R11, SI, SI
-	ORQ          SI, R10
-	PDEPQ        R11, DI, SI
-	SHLQ         $0x01, SI
-	ORQ          SI, R10
-	PDEPQ        R11, R8, SI
-	SHLQ         $0x02, SI
-	ORQ          SI, R10
-	PDEPQ        R11, R9, SI
-	SHLQ         $0x03, SI
-	ORQ          SI, R10
-	ANDQ         BX, R10
-	JZ           next45
-	TZCNTQ       R10, SI
-	MOVQ         SI, DI
-	MOVQ         $-2, BX
-	SHLXQ        SI, BX, BX
-	ANDL         $0x03, DI
-	SHRL         $0x02, SI
-	MOVL         DI, 1292(AX)
-	SHLL         $0x04, DI
-	ADDL         SI, DI
-	VMOVSS       1344(AX)(DI*4), X11
-	VDIVSS       1600(AX)(DI*4), X11, X12
+	VMOVMSKPS    Y11, R10
+	XORL         R11, R11
+	MOVQ         $0x1111111111111111, R12
+	PDEPQ        R12, DI, DI
+	ORQ          DI, R11
+	PDEPQ        R12, R8, DI
+	SHLQ         $0x01, DI
+	ORQ          DI, R11
+	PDEPQ        R12, R9, DI
+	SHLQ         $0x02, DI
+	ORQ          DI, R11
+	PDEPQ        R12, R10, DI
+	SHLQ         $0x03, DI
+	ORQ          DI, R11
+	ANDQ         SI, R11
+	JZ           next46
+	TZCNTQ       R11, DI
+	MOVQ         DI, R8
+	MOVQ         $-2, SI
+	SHLXQ        DI, SI, SI
+	ANDL         $0x03, R8
+	SHRL         $0x02, DI
+	MOVL         R8, 1292(AX)
+	SHLL         $0x04, R8
+	ADDL         DI, R8
+	VMOVSS       1344(AX)(R8*4), X11
+	VDIVSS       1600(AX)(R8*4), X11, X12
 	VMOVSS       X12, 1296(AX)
 	VMULSS       X11, X12, X12
 	VBROADCASTSS X12, Y0
 	CMPL         1280(AX), $0x00
-	JNE          later47
+	JNE          later49
 	VMOVSS       X12, 1300(AX)
 
-later47:
+later49:
 	MOVL $0x00000001, 1280(AX)
-	MOVL CX, DI
-	SHRL $0x02, DI
-	MOVL DI, 1284(AX)
-	MOVL DX, DI
-	SHRL $0x02, DI
-	ADDL SI, DI
-	MOVL DI, 1288(AX)
-	JMP  again46
+	MOVL CX, R8
+	SHRL $0x02, R8
+	MOVL R8, 1284(AX)
+	MOVL DX, R8
+	SHRL $0x02, R8
+	ADDL DI, R8
+	MOVL R8, 1288(AX)
+	JMP  again47
 
-next45:
+next46:
 	ADDQ $0x20, DX
 	CMPQ DX, $0x00000040
-	JBE  high44
+	JBE  high45
+
+rows48:
+	ADDQ $0x40, BX
 	ADDQ $0x04, CX
 	CMPQ CX, $0x00000040
-	JBE  low43
+	JBE  low44
 	VZEROUPPER
 	RET
 

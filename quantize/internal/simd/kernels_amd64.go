@@ -154,6 +154,11 @@ func NearestFP4AVX512(levels *byte, src *float32, d *float32, runs int)
 //go:noescape
 func ValuesFP4AVX512(dst *float32, levels *byte, d *float32, runs int)
 
+// ValuesIQ4AVX512 sets dst to the values of codes times d; d holds one value per run of 16 weights.
+//
+//go:noescape
+func ValuesIQ4AVX512(dst *float32, levels *byte, d *float32, runs int)
+
 // TransposeAVX2 turns 16 sub-blocks of n elements, n a multiple of 16, into n rows of lanes.
 //
 //go:noescape
@@ -304,10 +309,40 @@ func NearestFP4AVX2(levels *byte, src *float32, d *float32, runs int)
 //go:noescape
 func ValuesFP4AVX2(dst *float32, levels *byte, d *float32, runs int)
 
-// SumSquares sets sums to the sums of squares of eight runs of n weights, each added in index order.
+// ValuesIQ4AVX2 sets dst to the values of codes times d; d holds one value per run of 16 weights.
+//
+//go:noescape
+func ValuesIQ4AVX2(dst *float32, levels *byte, d *float32, runs int)
+
+// Signs sets a bit for every weight that is not below zero, none for NaNs; n is a multiple of 32.
+//
+//go:noescape
+func Signs(dst *byte, src *float32, n int)
+
+// EncodeQ2_0 encodes blocks of 64 weights and returns how many it has done.
+//
+//go:noescape
+func EncodeQ2_0(dst *byte, src *float32, blocks int) int
+
+// DecodeQ1_0 decodes blocks of 128 weights.
+//
+//go:noescape
+func DecodeQ1_0(dst *float32, src *byte, blocks int)
+
+// DecodeQ2_0 decodes blocks of 64 weights.
+//
+//go:noescape
+func DecodeQ2_0(dst *float32, src *byte, blocks int)
+
+// SumSquares sets sums to the sums of the squares of eight runs of n weights, each added in index order.
 //
 //go:noescape
 func SumSquares(sums *[8]float32, runs *[8]*float32, n int)
+
+// SumMagnitudes sets sums to the sums of the magnitudes of eight runs of n weights, each added in index order.
+//
+//go:noescape
+func SumMagnitudes(sums *[8]float32, runs *[8]*float32, n int)
 
 // PackPairs packs 256 levels of two bits as Q2_K does.
 //

@@ -5938,6 +5938,24 @@ DATA bits00000007<>+56(SB)/4, $0x00000007
 DATA bits00000007<>+60(SB)/4, $0x00000007
 GLOBL bits00000007<>(SB), RODATA|NOPTR, $64
 
+DATA fp4<>+0(SB)/1, $+0
+DATA fp4<>+1(SB)/1, $+1
+DATA fp4<>+2(SB)/1, $+2
+DATA fp4<>+3(SB)/1, $+3
+DATA fp4<>+4(SB)/1, $+4
+DATA fp4<>+5(SB)/1, $+6
+DATA fp4<>+6(SB)/1, $+8
+DATA fp4<>+7(SB)/1, $+12
+DATA fp4<>+8(SB)/1, $+0
+DATA fp4<>+9(SB)/1, $-1
+DATA fp4<>+10(SB)/1, $-2
+DATA fp4<>+11(SB)/1, $-3
+DATA fp4<>+12(SB)/1, $-4
+DATA fp4<>+13(SB)/1, $-6
+DATA fp4<>+14(SB)/1, $-8
+DATA fp4<>+15(SB)/1, $-12
+GLOBL fp4<>(SB), RODATA|NOPTR, $16
+
 // func ValuesFP4AVX512(dst *float32, levels *byte, d *float32, runs int)
 // Requires: AVX, AVX512F
 TEXT ·ValuesFP4AVX512(SB), NOSPLIT, $0-32
@@ -5963,23 +5981,48 @@ loop119:
 	VZEROUPPER
 	RET
 
-DATA fp4<>+0(SB)/1, $+0
-DATA fp4<>+1(SB)/1, $+1
-DATA fp4<>+2(SB)/1, $+2
-DATA fp4<>+3(SB)/1, $+3
-DATA fp4<>+4(SB)/1, $+4
-DATA fp4<>+5(SB)/1, $+6
-DATA fp4<>+6(SB)/1, $+8
-DATA fp4<>+7(SB)/1, $+12
-DATA fp4<>+8(SB)/1, $+0
-DATA fp4<>+9(SB)/1, $-1
-DATA fp4<>+10(SB)/1, $-2
-DATA fp4<>+11(SB)/1, $-3
-DATA fp4<>+12(SB)/1, $-4
-DATA fp4<>+13(SB)/1, $-6
-DATA fp4<>+14(SB)/1, $-8
-DATA fp4<>+15(SB)/1, $-12
-GLOBL fp4<>(SB), RODATA|NOPTR, $16
+DATA iq4<>+0(SB)/1, $-127
+DATA iq4<>+1(SB)/1, $-104
+DATA iq4<>+2(SB)/1, $-83
+DATA iq4<>+3(SB)/1, $-65
+DATA iq4<>+4(SB)/1, $-49
+DATA iq4<>+5(SB)/1, $-35
+DATA iq4<>+6(SB)/1, $-22
+DATA iq4<>+7(SB)/1, $-10
+DATA iq4<>+8(SB)/1, $+1
+DATA iq4<>+9(SB)/1, $+13
+DATA iq4<>+10(SB)/1, $+25
+DATA iq4<>+11(SB)/1, $+38
+DATA iq4<>+12(SB)/1, $+53
+DATA iq4<>+13(SB)/1, $+69
+DATA iq4<>+14(SB)/1, $+89
+DATA iq4<>+15(SB)/1, $+113
+GLOBL iq4<>(SB), RODATA|NOPTR, $16
+
+// func ValuesIQ4AVX512(dst *float32, levels *byte, d *float32, runs int)
+// Requires: AVX, AVX512F
+TEXT ·ValuesIQ4AVX512(SB), NOSPLIT, $0-32
+	MOVQ    dst+0(FP), AX
+	MOVQ    levels+8(FP), CX
+	MOVQ    d+16(FP), DX
+	MOVQ    runs+24(FP), BX
+	VMOVDQU iq4<>+0(SB), X11
+
+loop120:
+	VMOVDQU      (CX), X5
+	VPSHUFB      X5, X11, X5
+	VPMOVSXBD    X5, Z0
+	VCVTDQ2PS    Z0, Z0
+	VBROADCASTSS (DX), Z4
+	VMULPS       Z4, Z0, Z0
+	VMOVUPS      Z0, (AX)
+	ADDQ         $0x40, AX
+	ADDQ         $0x10, CX
+	ADDQ         $0x04, DX
+	DECQ         BX
+	JNZ          loop120
+	VZEROUPPER
+	RET
 
 // func TransposeAVX2(dst *float32, src *float32, n int)
 // Requires: AVX
@@ -11394,6 +11437,595 @@ loop131:
 	VZEROUPPER
 	RET
 
+// func ValuesIQ4AVX2(dst *float32, levels *byte, d *float32, runs int)
+// Requires: AVX, AVX2
+TEXT ·ValuesIQ4AVX2(SB), NOSPLIT, $0-32
+	MOVQ    dst+0(FP), AX
+	MOVQ    levels+8(FP), CX
+	MOVQ    d+16(FP), DX
+	MOVQ    runs+24(FP), BX
+	VMOVDQU iq4<>+0(SB), X11
+
+loop132:
+	VMOVDQU      (CX), X5
+	VPSHUFB      X5, X11, X5
+	VPMOVSXBD    X5, Y0
+	VCVTDQ2PS    Y0, Y0
+	VBROADCASTSS (DX), Y4
+	VMULPS       Y4, Y0, Y0
+	VMOVUPS      Y0, (AX)
+	VPSRLDQ      $0x08, X5, X5
+	VPMOVSXBD    X5, Y1
+	VCVTDQ2PS    Y1, Y1
+	VBROADCASTSS (DX), Y4
+	VMULPS       Y4, Y1, Y1
+	VMOVUPS      Y1, 32(AX)
+	ADDQ         $0x40, AX
+	ADDQ         $0x10, CX
+	ADDQ         $0x04, DX
+	DECQ         BX
+	JNZ          loop132
+	VZEROUPPER
+	RET
+
+// func Signs(dst *byte, src *float32, n int)
+// Requires: AVX
+TEXT ·Signs(SB), NOSPLIT, $0-24
+	MOVQ   dst+0(FP), AX
+	MOVQ   src+8(FP), CX
+	MOVQ   n+16(FP), DX
+	VXORPS Y0, Y0, Y0
+
+loop:
+	VMOVUPS   (CX), Y1
+	VCMPPS    $0x1d, Y0, Y1, Y1
+	VMOVMSKPS Y1, BX
+	VMOVUPS   32(CX), Y1
+	VCMPPS    $0x1d, Y0, Y1, Y1
+	VMOVMSKPS Y1, SI
+	SHLL      $0x08, SI
+	ORL       SI, BX
+	VMOVUPS   64(CX), Y1
+	VCMPPS    $0x1d, Y0, Y1, Y1
+	VMOVMSKPS Y1, SI
+	SHLL      $0x10, SI
+	ORL       SI, BX
+	VMOVUPS   96(CX), Y1
+	VCMPPS    $0x1d, Y0, Y1, Y1
+	VMOVMSKPS Y1, SI
+	SHLL      $0x18, SI
+	ORL       SI, BX
+	MOVL      BX, (AX)
+	ADDQ      $0x04, AX
+	SUBQ      $-128, CX
+	SUBQ      $0x20, DX
+	JNZ       loop
+	VZEROUPPER
+	RET
+
+// func EncodeQ2_0(dst *byte, src *float32, blocks int) int
+// Requires: AVX, AVX2, F16C
+TEXT ·EncodeQ2_0(SB), NOSPLIT, $0-32
+	MOVQ    dst+0(FP), AX
+	MOVQ    src+8(FP), CX
+	MOVQ    blocks+16(FP), DX
+	MOVQ    DX, BX
+	VMOVUPS bits7fffffff<>+0(SB), Y15
+	VMOVUPS bits80000000<>+0(SB), Y14
+
+loop:
+	TESTQ        BX, BX
+	JZ           stop
+	VMOVUPS      (CX), Y0
+	VANDPS       Y15, Y0, Y8
+	VMOVUPS      32(CX), Y1
+	VANDPS       Y15, Y1, Y9
+	VPMAXUD      Y9, Y8, Y8
+	VMOVUPS      64(CX), Y2
+	VANDPS       Y15, Y2, Y9
+	VPMAXUD      Y9, Y8, Y8
+	VMOVUPS      96(CX), Y3
+	VANDPS       Y15, Y3, Y9
+	VPMAXUD      Y9, Y8, Y8
+	VMOVUPS      128(CX), Y4
+	VANDPS       Y15, Y4, Y9
+	VPMAXUD      Y9, Y8, Y8
+	VMOVUPS      160(CX), Y5
+	VANDPS       Y15, Y5, Y9
+	VPMAXUD      Y9, Y8, Y8
+	VMOVUPS      192(CX), Y6
+	VANDPS       Y15, Y6, Y9
+	VPMAXUD      Y9, Y8, Y8
+	VMOVUPS      224(CX), Y7
+	VANDPS       Y15, Y7, Y9
+	VPMAXUD      Y9, Y8, Y8
+	VEXTRACTF128 $0x01, Y8, X9
+	VPMAXUD      X9, X8, X8
+	VPSHUFD      $0x4e, X8, X9
+	VPMAXUD      X9, X8, X8
+	VPSHUFD      $0xb1, X8, X9
+	VPMAXUD      X9, X8, X8
+	VMOVD        X8, SI
+	VXORPS       X10, X10, X10
+	TESTL        SI, SI
+	JZ           scaled
+	CMPL         SI, $0x0d800000
+	JB           stop
+	CMPL         SI, $0x7f800000
+	JAE          stop
+	VMOVSS       bits3f800000<>+0(SB), X10
+	VDIVSS       X8, X10, X10
+
+scaled:
+	VCVTPS2PH    $0x00, X8, X8
+	VPEXTRW      $0x00, X8, (AX)
+	VBROADCASTSS X10, Y10
+	VMULPS       Y10, Y0, Y0
+	VANDPS       Y14, Y0, Y9
+	VORPS        bits3effffff<>+0(SB), Y9, Y9
+	VADDPS       Y9, Y0, Y0
+	VCVTTPS2DQ   Y0, Y0
+	VMULPS       Y10, Y1, Y1
+	VANDPS       Y14, Y1, Y9
+	VORPS        bits3effffff<>+0(SB), Y9, Y9
+	VADDPS       Y9, Y1, Y1
+	VCVTTPS2DQ   Y1, Y1
+	VMULPS       Y10, Y2, Y2
+	VANDPS       Y14, Y2, Y9
+	VORPS        bits3effffff<>+0(SB), Y9, Y9
+	VADDPS       Y9, Y2, Y2
+	VCVTTPS2DQ   Y2, Y2
+	VMULPS       Y10, Y3, Y3
+	VANDPS       Y14, Y3, Y9
+	VORPS        bits3effffff<>+0(SB), Y9, Y9
+	VADDPS       Y9, Y3, Y3
+	VCVTTPS2DQ   Y3, Y3
+	VMULPS       Y10, Y4, Y4
+	VANDPS       Y14, Y4, Y9
+	VORPS        bits3effffff<>+0(SB), Y9, Y9
+	VADDPS       Y9, Y4, Y4
+	VCVTTPS2DQ   Y4, Y4
+	VMULPS       Y10, Y5, Y5
+	VANDPS       Y14, Y5, Y9
+	VORPS        bits3effffff<>+0(SB), Y9, Y9
+	VADDPS       Y9, Y5, Y5
+	VCVTTPS2DQ   Y5, Y5
+	VMULPS       Y10, Y6, Y6
+	VANDPS       Y14, Y6, Y9
+	VORPS        bits3effffff<>+0(SB), Y9, Y9
+	VADDPS       Y9, Y6, Y6
+	VCVTTPS2DQ   Y6, Y6
+	VMULPS       Y10, Y7, Y7
+	VANDPS       Y14, Y7, Y9
+	VORPS        bits3effffff<>+0(SB), Y9, Y9
+	VADDPS       Y9, Y7, Y7
+	VCVTTPS2DQ   Y7, Y7
+	VPACKSSDW    Y1, Y0, Y0
+	VPACKSSDW    Y3, Y2, Y2
+	VPACKSSWB    Y2, Y0, Y0
+	VPADDB       bits01010101<>+0(SB), Y0, Y0
+	VPMADDUBSW   weigh1_4<>+0(SB), Y0, Y0
+	VPMADDWD     weigh1_16<>+0(SB), Y0, Y0
+	VPACKSSDW    Y5, Y4, Y4
+	VPACKSSDW    Y7, Y6, Y6
+	VPACKSSWB    Y6, Y4, Y4
+	VPADDB       bits01010101<>+0(SB), Y4, Y4
+	VPMADDUBSW   weigh1_4<>+0(SB), Y4, Y4
+	VPMADDWD     weigh1_16<>+0(SB), Y4, Y4
+	VPACKUSDW    Y4, Y0, Y0
+	VPACKUSWB    Y0, Y0, Y0
+	VEXTRACTI128 $0x01, Y0, X1
+	VPUNPCKLBW   X1, X0, X0
+	VMOVDQU      X0, 2(AX)
+	ADDQ         $0x12, AX
+	ADDQ         $0x00000100, CX
+	DECQ         BX
+	JMP          loop
+
+stop:
+	SUBQ BX, DX
+	MOVQ DX, ret+24(FP)
+	VZEROUPPER
+	RET
+
+DATA weigh1_4<>+0(SB)/1, $0x01
+DATA weigh1_4<>+1(SB)/1, $0x04
+DATA weigh1_4<>+2(SB)/1, $0x01
+DATA weigh1_4<>+3(SB)/1, $0x04
+DATA weigh1_4<>+4(SB)/1, $0x01
+DATA weigh1_4<>+5(SB)/1, $0x04
+DATA weigh1_4<>+6(SB)/1, $0x01
+DATA weigh1_4<>+7(SB)/1, $0x04
+DATA weigh1_4<>+8(SB)/1, $0x01
+DATA weigh1_4<>+9(SB)/1, $0x04
+DATA weigh1_4<>+10(SB)/1, $0x01
+DATA weigh1_4<>+11(SB)/1, $0x04
+DATA weigh1_4<>+12(SB)/1, $0x01
+DATA weigh1_4<>+13(SB)/1, $0x04
+DATA weigh1_4<>+14(SB)/1, $0x01
+DATA weigh1_4<>+15(SB)/1, $0x04
+DATA weigh1_4<>+16(SB)/1, $0x01
+DATA weigh1_4<>+17(SB)/1, $0x04
+DATA weigh1_4<>+18(SB)/1, $0x01
+DATA weigh1_4<>+19(SB)/1, $0x04
+DATA weigh1_4<>+20(SB)/1, $0x01
+DATA weigh1_4<>+21(SB)/1, $0x04
+DATA weigh1_4<>+22(SB)/1, $0x01
+DATA weigh1_4<>+23(SB)/1, $0x04
+DATA weigh1_4<>+24(SB)/1, $0x01
+DATA weigh1_4<>+25(SB)/1, $0x04
+DATA weigh1_4<>+26(SB)/1, $0x01
+DATA weigh1_4<>+27(SB)/1, $0x04
+DATA weigh1_4<>+28(SB)/1, $0x01
+DATA weigh1_4<>+29(SB)/1, $0x04
+DATA weigh1_4<>+30(SB)/1, $0x01
+DATA weigh1_4<>+31(SB)/1, $0x04
+DATA weigh1_4<>+32(SB)/1, $0x01
+DATA weigh1_4<>+33(SB)/1, $0x04
+DATA weigh1_4<>+34(SB)/1, $0x01
+DATA weigh1_4<>+35(SB)/1, $0x04
+DATA weigh1_4<>+36(SB)/1, $0x01
+DATA weigh1_4<>+37(SB)/1, $0x04
+DATA weigh1_4<>+38(SB)/1, $0x01
+DATA weigh1_4<>+39(SB)/1, $0x04
+DATA weigh1_4<>+40(SB)/1, $0x01
+DATA weigh1_4<>+41(SB)/1, $0x04
+DATA weigh1_4<>+42(SB)/1, $0x01
+DATA weigh1_4<>+43(SB)/1, $0x04
+DATA weigh1_4<>+44(SB)/1, $0x01
+DATA weigh1_4<>+45(SB)/1, $0x04
+DATA weigh1_4<>+46(SB)/1, $0x01
+DATA weigh1_4<>+47(SB)/1, $0x04
+DATA weigh1_4<>+48(SB)/1, $0x01
+DATA weigh1_4<>+49(SB)/1, $0x04
+DATA weigh1_4<>+50(SB)/1, $0x01
+DATA weigh1_4<>+51(SB)/1, $0x04
+DATA weigh1_4<>+52(SB)/1, $0x01
+DATA weigh1_4<>+53(SB)/1, $0x04
+DATA weigh1_4<>+54(SB)/1, $0x01
+DATA weigh1_4<>+55(SB)/1, $0x04
+DATA weigh1_4<>+56(SB)/1, $0x01
+DATA weigh1_4<>+57(SB)/1, $0x04
+DATA weigh1_4<>+58(SB)/1, $0x01
+DATA weigh1_4<>+59(SB)/1, $0x04
+DATA weigh1_4<>+60(SB)/1, $0x01
+DATA weigh1_4<>+61(SB)/1, $0x04
+DATA weigh1_4<>+62(SB)/1, $0x01
+DATA weigh1_4<>+63(SB)/1, $0x04
+GLOBL weigh1_4<>(SB), RODATA|NOPTR, $64
+
+DATA weigh1_16<>+0(SB)/1, $0x01
+DATA weigh1_16<>+1(SB)/1, $0x00
+DATA weigh1_16<>+2(SB)/1, $0x10
+DATA weigh1_16<>+3(SB)/1, $0x00
+DATA weigh1_16<>+4(SB)/1, $0x01
+DATA weigh1_16<>+5(SB)/1, $0x00
+DATA weigh1_16<>+6(SB)/1, $0x10
+DATA weigh1_16<>+7(SB)/1, $0x00
+DATA weigh1_16<>+8(SB)/1, $0x01
+DATA weigh1_16<>+9(SB)/1, $0x00
+DATA weigh1_16<>+10(SB)/1, $0x10
+DATA weigh1_16<>+11(SB)/1, $0x00
+DATA weigh1_16<>+12(SB)/1, $0x01
+DATA weigh1_16<>+13(SB)/1, $0x00
+DATA weigh1_16<>+14(SB)/1, $0x10
+DATA weigh1_16<>+15(SB)/1, $0x00
+DATA weigh1_16<>+16(SB)/1, $0x01
+DATA weigh1_16<>+17(SB)/1, $0x00
+DATA weigh1_16<>+18(SB)/1, $0x10
+DATA weigh1_16<>+19(SB)/1, $0x00
+DATA weigh1_16<>+20(SB)/1, $0x01
+DATA weigh1_16<>+21(SB)/1, $0x00
+DATA weigh1_16<>+22(SB)/1, $0x10
+DATA weigh1_16<>+23(SB)/1, $0x00
+DATA weigh1_16<>+24(SB)/1, $0x01
+DATA weigh1_16<>+25(SB)/1, $0x00
+DATA weigh1_16<>+26(SB)/1, $0x10
+DATA weigh1_16<>+27(SB)/1, $0x00
+DATA weigh1_16<>+28(SB)/1, $0x01
+DATA weigh1_16<>+29(SB)/1, $0x00
+DATA weigh1_16<>+30(SB)/1, $0x10
+DATA weigh1_16<>+31(SB)/1, $0x00
+DATA weigh1_16<>+32(SB)/1, $0x01
+DATA weigh1_16<>+33(SB)/1, $0x00
+DATA weigh1_16<>+34(SB)/1, $0x10
+DATA weigh1_16<>+35(SB)/1, $0x00
+DATA weigh1_16<>+36(SB)/1, $0x01
+DATA weigh1_16<>+37(SB)/1, $0x00
+DATA weigh1_16<>+38(SB)/1, $0x10
+DATA weigh1_16<>+39(SB)/1, $0x00
+DATA weigh1_16<>+40(SB)/1, $0x01
+DATA weigh1_16<>+41(SB)/1, $0x00
+DATA weigh1_16<>+42(SB)/1, $0x10
+DATA weigh1_16<>+43(SB)/1, $0x00
+DATA weigh1_16<>+44(SB)/1, $0x01
+DATA weigh1_16<>+45(SB)/1, $0x00
+DATA weigh1_16<>+46(SB)/1, $0x10
+DATA weigh1_16<>+47(SB)/1, $0x00
+DATA weigh1_16<>+48(SB)/1, $0x01
+DATA weigh1_16<>+49(SB)/1, $0x00
+DATA weigh1_16<>+50(SB)/1, $0x10
+DATA weigh1_16<>+51(SB)/1, $0x00
+DATA weigh1_16<>+52(SB)/1, $0x01
+DATA weigh1_16<>+53(SB)/1, $0x00
+DATA weigh1_16<>+54(SB)/1, $0x10
+DATA weigh1_16<>+55(SB)/1, $0x00
+DATA weigh1_16<>+56(SB)/1, $0x01
+DATA weigh1_16<>+57(SB)/1, $0x00
+DATA weigh1_16<>+58(SB)/1, $0x10
+DATA weigh1_16<>+59(SB)/1, $0x00
+DATA weigh1_16<>+60(SB)/1, $0x01
+DATA weigh1_16<>+61(SB)/1, $0x00
+DATA weigh1_16<>+62(SB)/1, $0x10
+DATA weigh1_16<>+63(SB)/1, $0x00
+GLOBL weigh1_16<>(SB), RODATA|NOPTR, $64
+
+DATA bits01010101<>+0(SB)/4, $0x01010101
+DATA bits01010101<>+4(SB)/4, $0x01010101
+DATA bits01010101<>+8(SB)/4, $0x01010101
+DATA bits01010101<>+12(SB)/4, $0x01010101
+DATA bits01010101<>+16(SB)/4, $0x01010101
+DATA bits01010101<>+20(SB)/4, $0x01010101
+DATA bits01010101<>+24(SB)/4, $0x01010101
+DATA bits01010101<>+28(SB)/4, $0x01010101
+DATA bits01010101<>+32(SB)/4, $0x01010101
+DATA bits01010101<>+36(SB)/4, $0x01010101
+DATA bits01010101<>+40(SB)/4, $0x01010101
+DATA bits01010101<>+44(SB)/4, $0x01010101
+DATA bits01010101<>+48(SB)/4, $0x01010101
+DATA bits01010101<>+52(SB)/4, $0x01010101
+DATA bits01010101<>+56(SB)/4, $0x01010101
+DATA bits01010101<>+60(SB)/4, $0x01010101
+GLOBL bits01010101<>(SB), RODATA|NOPTR, $64
+
+// func DecodeQ1_0(dst *float32, src *byte, blocks int)
+// Requires: AVX, AVX2, F16C
+TEXT ·DecodeQ1_0(SB), NOSPLIT, $0-24
+	MOVQ    dst+0(FP), AX
+	MOVQ    src+8(FP), CX
+	MOVQ    blocks+16(FP), DX
+	VMOVDQU toTop<>+0(SB), Y10
+	VMOVDQU bits80000000<>+0(SB), Y11
+
+loop:
+	MOVWLZX      (CX), BX
+	VMOVD        BX, X8
+	VCVTPH2PS    X8, X8
+	VBROADCASTSS X8, Y8
+	VXORPS       Y11, Y8, Y8
+	MOVBLZX      2(CX), BX
+	VMOVD        BX, X0
+	VPBROADCASTD X0, Y0
+	VPSLLVD      Y10, Y0, Y0
+	VPAND        Y11, Y0, Y0
+	VXORPS       Y8, Y0, Y0
+	VMOVUPS      Y0, (AX)
+	MOVBLZX      3(CX), BX
+	VMOVD        BX, X1
+	VPBROADCASTD X1, Y1
+	VPSLLVD      Y10, Y1, Y1
+	VPAND        Y11, Y1, Y1
+	VXORPS       Y8, Y1, Y1
+	VMOVUPS      Y1, 32(AX)
+	MOVBLZX      4(CX), BX
+	VMOVD        BX, X2
+	VPBROADCASTD X2, Y2
+	VPSLLVD      Y10, Y2, Y2
+	VPAND        Y11, Y2, Y2
+	VXORPS       Y8, Y2, Y2
+	VMOVUPS      Y2, 64(AX)
+	MOVBLZX      5(CX), BX
+	VMOVD        BX, X3
+	VPBROADCASTD X3, Y3
+	VPSLLVD      Y10, Y3, Y3
+	VPAND        Y11, Y3, Y3
+	VXORPS       Y8, Y3, Y3
+	VMOVUPS      Y3, 96(AX)
+	MOVBLZX      6(CX), BX
+	VMOVD        BX, X0
+	VPBROADCASTD X0, Y0
+	VPSLLVD      Y10, Y0, Y0
+	VPAND        Y11, Y0, Y0
+	VXORPS       Y8, Y0, Y0
+	VMOVUPS      Y0, 128(AX)
+	MOVBLZX      7(CX), BX
+	VMOVD        BX, X1
+	VPBROADCASTD X1, Y1
+	VPSLLVD      Y10, Y1, Y1
+	VPAND        Y11, Y1, Y1
+	VXORPS       Y8, Y1, Y1
+	VMOVUPS      Y1, 160(AX)
+	MOVBLZX      8(CX), BX
+	VMOVD        BX, X2
+	VPBROADCASTD X2, Y2
+	VPSLLVD      Y10, Y2, Y2
+	VPAND        Y11, Y2, Y2
+	VXORPS       Y8, Y2, Y2
+	VMOVUPS      Y2, 192(AX)
+	MOVBLZX      9(CX), BX
+	VMOVD        BX, X3
+	VPBROADCASTD X3, Y3
+	VPSLLVD      Y10, Y3, Y3
+	VPAND        Y11, Y3, Y3
+	VXORPS       Y8, Y3, Y3
+	VMOVUPS      Y3, 224(AX)
+	MOVBLZX      10(CX), BX
+	VMOVD        BX, X0
+	VPBROADCASTD X0, Y0
+	VPSLLVD      Y10, Y0, Y0
+	VPAND        Y11, Y0, Y0
+	VXORPS       Y8, Y0, Y0
+	VMOVUPS      Y0, 256(AX)
+	MOVBLZX      11(CX), BX
+	VMOVD        BX, X1
+	VPBROADCASTD X1, Y1
+	VPSLLVD      Y10, Y1, Y1
+	VPAND        Y11, Y1, Y1
+	VXORPS       Y8, Y1, Y1
+	VMOVUPS      Y1, 288(AX)
+	MOVBLZX      12(CX), BX
+	VMOVD        BX, X2
+	VPBROADCASTD X2, Y2
+	VPSLLVD      Y10, Y2, Y2
+	VPAND        Y11, Y2, Y2
+	VXORPS       Y8, Y2, Y2
+	VMOVUPS      Y2, 320(AX)
+	MOVBLZX      13(CX), BX
+	VMOVD        BX, X3
+	VPBROADCASTD X3, Y3
+	VPSLLVD      Y10, Y3, Y3
+	VPAND        Y11, Y3, Y3
+	VXORPS       Y8, Y3, Y3
+	VMOVUPS      Y3, 352(AX)
+	MOVBLZX      14(CX), BX
+	VMOVD        BX, X0
+	VPBROADCASTD X0, Y0
+	VPSLLVD      Y10, Y0, Y0
+	VPAND        Y11, Y0, Y0
+	VXORPS       Y8, Y0, Y0
+	VMOVUPS      Y0, 384(AX)
+	MOVBLZX      15(CX), BX
+	VMOVD        BX, X1
+	VPBROADCASTD X1, Y1
+	VPSLLVD      Y10, Y1, Y1
+	VPAND        Y11, Y1, Y1
+	VXORPS       Y8, Y1, Y1
+	VMOVUPS      Y1, 416(AX)
+	MOVBLZX      16(CX), BX
+	VMOVD        BX, X2
+	VPBROADCASTD X2, Y2
+	VPSLLVD      Y10, Y2, Y2
+	VPAND        Y11, Y2, Y2
+	VXORPS       Y8, Y2, Y2
+	VMOVUPS      Y2, 448(AX)
+	MOVBLZX      17(CX), BX
+	VMOVD        BX, X3
+	VPBROADCASTD X3, Y3
+	VPSLLVD      Y10, Y3, Y3
+	VPAND        Y11, Y3, Y3
+	VXORPS       Y8, Y3, Y3
+	VMOVUPS      Y3, 480(AX)
+	ADDQ         $0x00000200, AX
+	ADDQ         $0x12, CX
+	DECQ         DX
+	JNZ          loop
+	VZEROUPPER
+	RET
+
+DATA toTop<>+0(SB)/4, $0x0000001f
+DATA toTop<>+4(SB)/4, $0x0000001e
+DATA toTop<>+8(SB)/4, $0x0000001d
+DATA toTop<>+12(SB)/4, $0x0000001c
+DATA toTop<>+16(SB)/4, $0x0000001b
+DATA toTop<>+20(SB)/4, $0x0000001a
+DATA toTop<>+24(SB)/4, $0x00000019
+DATA toTop<>+28(SB)/4, $0x00000018
+GLOBL toTop<>(SB), RODATA|NOPTR, $32
+
+// func DecodeQ2_0(dst *float32, src *byte, blocks int)
+// Requires: AVX, AVX2, F16C
+TEXT ·DecodeQ2_0(SB), NOSPLIT, $0-24
+	MOVQ    dst+0(FP), AX
+	MOVQ    src+8(FP), CX
+	MOVQ    blocks+16(FP), DX
+	VMOVDQU byPairs<>+0(SB), Y10
+	VMOVDQU bits00000003<>+0(SB), Y11
+	VMOVDQU bits00000001<>+0(SB), Y12
+
+loop:
+	MOVWLZX      (CX), BX
+	VMOVD        BX, X8
+	VCVTPH2PS    X8, X8
+	VBROADCASTSS X8, Y8
+	MOVWLZX      2(CX), BX
+	VMOVD        BX, X0
+	VPBROADCASTD X0, Y0
+	VPSRLVD      Y10, Y0, Y0
+	VPAND        Y11, Y0, Y0
+	VPSUBD       Y12, Y0, Y0
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y8, Y0, Y0
+	VMOVUPS      Y0, (AX)
+	MOVWLZX      4(CX), BX
+	VMOVD        BX, X1
+	VPBROADCASTD X1, Y1
+	VPSRLVD      Y10, Y1, Y1
+	VPAND        Y11, Y1, Y1
+	VPSUBD       Y12, Y1, Y1
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y8, Y1, Y1
+	VMOVUPS      Y1, 32(AX)
+	MOVWLZX      6(CX), BX
+	VMOVD        BX, X2
+	VPBROADCASTD X2, Y2
+	VPSRLVD      Y10, Y2, Y2
+	VPAND        Y11, Y2, Y2
+	VPSUBD       Y12, Y2, Y2
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y8, Y2, Y2
+	VMOVUPS      Y2, 64(AX)
+	MOVWLZX      8(CX), BX
+	VMOVD        BX, X3
+	VPBROADCASTD X3, Y3
+	VPSRLVD      Y10, Y3, Y3
+	VPAND        Y11, Y3, Y3
+	VPSUBD       Y12, Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y8, Y3, Y3
+	VMOVUPS      Y3, 96(AX)
+	MOVWLZX      10(CX), BX
+	VMOVD        BX, X0
+	VPBROADCASTD X0, Y0
+	VPSRLVD      Y10, Y0, Y0
+	VPAND        Y11, Y0, Y0
+	VPSUBD       Y12, Y0, Y0
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y8, Y0, Y0
+	VMOVUPS      Y0, 128(AX)
+	MOVWLZX      12(CX), BX
+	VMOVD        BX, X1
+	VPBROADCASTD X1, Y1
+	VPSRLVD      Y10, Y1, Y1
+	VPAND        Y11, Y1, Y1
+	VPSUBD       Y12, Y1, Y1
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y8, Y1, Y1
+	VMOVUPS      Y1, 160(AX)
+	MOVWLZX      14(CX), BX
+	VMOVD        BX, X2
+	VPBROADCASTD X2, Y2
+	VPSRLVD      Y10, Y2, Y2
+	VPAND        Y11, Y2, Y2
+	VPSUBD       Y12, Y2, Y2
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y8, Y2, Y2
+	VMOVUPS      Y2, 192(AX)
+	MOVWLZX      16(CX), BX
+	VMOVD        BX, X3
+	VPBROADCASTD X3, Y3
+	VPSRLVD      Y10, Y3, Y3
+	VPAND        Y11, Y3, Y3
+	VPSUBD       Y12, Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y8, Y3, Y3
+	VMOVUPS      Y3, 224(AX)
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x12, CX
+	DECQ         DX
+	JNZ          loop
+	VZEROUPPER
+	RET
+
+DATA byPairs<>+0(SB)/4, $0x00000000
+DATA byPairs<>+4(SB)/4, $0x00000002
+DATA byPairs<>+8(SB)/4, $0x00000004
+DATA byPairs<>+12(SB)/4, $0x00000006
+DATA byPairs<>+16(SB)/4, $0x00000008
+DATA byPairs<>+20(SB)/4, $0x0000000a
+DATA byPairs<>+24(SB)/4, $0x0000000c
+DATA byPairs<>+28(SB)/4, $0x0000000e
+GLOBL byPairs<>(SB), RODATA|NOPTR, $32
+
 // func SumSquares(sums *[8]float32, runs *[8]*float32, n int)
 // Requires: AVX
 TEXT ·SumSquares(SB), NOSPLIT, $0-24
@@ -11442,6 +12074,68 @@ loop:
 	VADDSS X10, X6, X6
 	VMOVSS (CX)(R12*4), X11
 	VMULSS X11, X11, X11
+	VADDSS X11, X7, X7
+	INCQ   R12
+	CMPQ   R12, DX
+	JB     loop
+	VMOVSS X0, (AX)
+	VMOVSS X1, 4(AX)
+	VMOVSS X2, 8(AX)
+	VMOVSS X3, 12(AX)
+	VMOVSS X4, 16(AX)
+	VMOVSS X5, 20(AX)
+	VMOVSS X6, 24(AX)
+	VMOVSS X7, 28(AX)
+	RET
+
+// func SumMagnitudes(sums *[8]float32, runs *[8]*float32, n int)
+// Requires: AVX
+TEXT ·SumMagnitudes(SB), NOSPLIT, $0-24
+	MOVQ   sums+0(FP), AX
+	MOVQ   runs+8(FP), CX
+	MOVQ   n+16(FP), DX
+	MOVQ   (CX), BX
+	VXORPS X0, X0, X0
+	MOVQ   8(CX), SI
+	VXORPS X1, X1, X1
+	MOVQ   16(CX), DI
+	VXORPS X2, X2, X2
+	MOVQ   24(CX), R8
+	VXORPS X3, X3, X3
+	MOVQ   32(CX), R9
+	VXORPS X4, X4, X4
+	MOVQ   40(CX), R10
+	VXORPS X5, X5, X5
+	MOVQ   48(CX), R11
+	VXORPS X6, X6, X6
+	MOVQ   56(CX), CX
+	VXORPS X7, X7, X7
+	XORQ   R12, R12
+
+loop:
+	VMOVSS (BX)(R12*4), X8
+	VANDPS bits7fffffff<>+0(SB), X8, X8
+	VADDSS X8, X0, X0
+	VMOVSS (SI)(R12*4), X9
+	VANDPS bits7fffffff<>+0(SB), X9, X9
+	VADDSS X9, X1, X1
+	VMOVSS (DI)(R12*4), X10
+	VANDPS bits7fffffff<>+0(SB), X10, X10
+	VADDSS X10, X2, X2
+	VMOVSS (R8)(R12*4), X11
+	VANDPS bits7fffffff<>+0(SB), X11, X11
+	VADDSS X11, X3, X3
+	VMOVSS (R9)(R12*4), X8
+	VANDPS bits7fffffff<>+0(SB), X8, X8
+	VADDSS X8, X4, X4
+	VMOVSS (R10)(R12*4), X9
+	VANDPS bits7fffffff<>+0(SB), X9, X9
+	VADDSS X9, X5, X5
+	VMOVSS (R11)(R12*4), X10
+	VANDPS bits7fffffff<>+0(SB), X10, X10
+	VADDSS X10, X6, X6
+	VMOVSS (CX)(R12*4), X11
+	VANDPS bits7fffffff<>+0(SB), X11, X11
 	VADDSS X11, X7, X7
 	INCQ   R12
 	CMPQ   R12, DX
@@ -11583,24 +12277,6 @@ TEXT ·PackFives(SB), NOSPLIT, $0-16
 	VMOVDQU Y6, 128(AX)
 	VZEROUPPER
 	RET
-
-DATA bits01010101<>+0(SB)/4, $0x01010101
-DATA bits01010101<>+4(SB)/4, $0x01010101
-DATA bits01010101<>+8(SB)/4, $0x01010101
-DATA bits01010101<>+12(SB)/4, $0x01010101
-DATA bits01010101<>+16(SB)/4, $0x01010101
-DATA bits01010101<>+20(SB)/4, $0x01010101
-DATA bits01010101<>+24(SB)/4, $0x01010101
-DATA bits01010101<>+28(SB)/4, $0x01010101
-DATA bits01010101<>+32(SB)/4, $0x01010101
-DATA bits01010101<>+36(SB)/4, $0x01010101
-DATA bits01010101<>+40(SB)/4, $0x01010101
-DATA bits01010101<>+44(SB)/4, $0x01010101
-DATA bits01010101<>+48(SB)/4, $0x01010101
-DATA bits01010101<>+52(SB)/4, $0x01010101
-DATA bits01010101<>+56(SB)/4, $0x01010101
-DATA bits01010101<>+60(SB)/4, $0x01010101
-GLOBL bits01010101<>(SB), RODATA|NOPTR, $64
 
 // func PackThrees(dst *byte, levels *byte)
 // Requires: AVX, AVX2

@@ -87,6 +87,8 @@ type Kernels struct {
 	// are nearest, ValuesFP4 dst to those values.
 	NearestFP4 func(levels *byte, src, d *float32, runs int)
 	ValuesFP4  func(dst *float32, levels *byte, d *float32, runs int)
+	// ValuesIQ4 is ValuesFP4 for the codes of IQ4_NL and IQ4_XS.
+	ValuesIQ4 func(dst *float32, levels *byte, d *float32, runs int)
 
 	// EncodeHalves and EncodeBrains convert n numbers to binary16 and
 	// bfloat16, DecodeHalves and DecodeBrains back. They return how many they

@@ -15,7 +15,9 @@ func iq() {
 		g.roots()
 		g.ranks()
 		g.searchIQ1S()
-		g.searchIQ1M()
+		if !g.wide() {
+			g.searchIQ1M()
+		}
 	}
 	splitSigns()
 }

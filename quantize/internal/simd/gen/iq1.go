@@ -24,9 +24,11 @@ const (
 	terScale   = terFound + 16
 	terFirst   = terFound + 20
 	terStart   = terFound + 24
+	terLeast   = terFound + 28
 	terTrialQX = terFound + 64
 	terTrialQ2 = terTrialQX + 4*64
 	terFixed   = terTrialQ2 + 4*64
+	terRows    = terFixed + 15*64
 )
 
 // The values of the coordinates under the two moves.
@@ -99,10 +101,6 @@ func (g *gen) ranks() {
 	g.end()
 }
 
-// estimateStep is the distance between the places of low that an estimate
-// looks at.
-const estimateStep = 4
-
 // thresholds is the frame of the two searches: n weights, a number of moves.
 // group prepares what is fixed for the group, low what is fixed for a place of
 // low (in bytes), and high computes a register of places of high; trial leaves
@@ -115,12 +113,24 @@ func (g *gen) thresholds(name string, n, moves, spare int, group func(s reg.Regi
 	v := g.v
 	zero := g.c(0)
 	MOVL(U32(0), Mem{Base: s, Disp: terFound})
+	VBROADCASTSS(Mem{Base: s, Disp: terLeast}, v(0))
+	VMOVUPS(v(0), fixed(s, leastSlot))
 	VBROADCASTSS(Mem{Base: s, Disp: terStart}, v(0))
 	group(s)
 	atLow, atHigh := GP64(), GP64()
+	row, any := GP64(), GP64()
 	loop, inner, next, again := g.label("low"), g.label("high"), g.label("next"), g.label("again")
+	nextLow := g.label("rows")
 	XORQ(atLow, atLow)
+	LEAQ(Mem{Base: s, Disp: terRows}, row)
 	Label(loop)
+	// Only where the estimate may be above Least. It is never below zero.
+	VMOVUPS(Mem{Base: row}, v(11))
+	some := g.m(2, spare)
+	g.greater(v(11), fixed(s, leastSlot), some)
+	g.bits(some, any.As32())
+	TESTL(any.As32(), any.As32())
+	JZ(LabelRef(nextLow))
 	low(s, atLow)
 	MOVQ(atLow, atHigh)
 	Label(inner)
@@ -151,7 +161,6 @@ func (g *gen) thresholds(name string, n, moves, spare int, group func(s reg.Regi
 		}
 	}
 	// First whether any might be taken, with sums that are not positive too.
-	some := g.m(2, spare)
 	for move := range moves {
 		qx, q2 := trial(move)
 		t, u := v(11), v(12)
@@ -169,12 +178,7 @@ func (g *gen) thresholds(name string, n, moves, spare int, group func(s reg.Regi
 			VORPS(m, some, some)
 		}
 	}
-	any := GP64()
-	if g.wide() {
-		KMOVW(some, any.As32())
-	} else {
-		VMOVMSKPS(some, any.As32())
-	}
+	g.bits(some, any.As32())
 	TESTL(any.As32(), any.As32())
 	JZ(LabelRef(next))
 	for move := range moves {
@@ -239,24 +243,42 @@ func (g *gen) thresholds(name string, n, moves, spare int, group func(s reg.Regi
 	ADDQ(U8(g.vector()), atHigh)
 	CMPQ(atHigh, U32(4*n))
 	JBE(LabelRef(inner))
+	Label(nextLow)
+	ADDQ(Imm(64), row)
 	ADDQ(Imm(4), atLow)
 	CMPQ(atLow, U32(4*n))
 	JBE(LabelRef(loop))
 	g.end()
 }
 
-// estimate writes the kernel that leaves in First about the best score of some
-// of the places of low.
+// leastSlot is the place of Least in fixed.
+const leastSlot = 14
+
+// bits sets bit i of r where lane i of m is set.
+func (g *gen) bits(m mask, r reg.Register) {
+	if g.wide() {
+		KMOVW(m, r)
+	} else {
+		VMOVMSKPS(m, r)
+	}
+}
+
+// estimate writes the kernel that leaves in First about the best score, and in
+// the rows the best ones of each place of low.
 func (g *gen) estimate(name string, n, moves int, group func(s reg.Register), low, high func(s, at reg.Register), trial func(move int) (qx, q2 reg.VecPhysical)) {
-	g.begin("Estimate"+name, "func(s *float32)", "sets First to about the best score of a quarter of the thresholds.")
+	g.begin("Estimate"+name, "func(s *float32)", "sets First to about the best score, and that of each place of low.")
 	s := Load(Param("s"), GP64())
 	v := g.v
+	best := fixed(s, leastSlot)
 	g.zero(v(0))
+	VMOVUPS(v(0), best)
 	group(s)
-	atLow, atHigh := GP64(), GP64()
+	atLow, atHigh, row := GP64(), GP64(), GP64()
 	loop, inner := g.label("low"), g.label("high")
 	XORQ(atLow, atLow)
+	LEAQ(Mem{Base: s, Disp: terRows}, row)
 	Label(loop)
+	g.zero(v(0))
 	low(s, atLow)
 	MOVQ(atLow, atHigh)
 	Label(inner)
@@ -275,7 +297,11 @@ func (g *gen) estimate(name string, n, moves int, group func(s reg.Register), lo
 	ADDQ(U8(g.vector()), atHigh)
 	CMPQ(atHigh, U32(4*n))
 	JBE(LabelRef(inner))
-	ADDQ(Imm(4*estimateStep), atLow)
+	VMOVUPS(v(0), Mem{Base: row})
+	VMAXPS(best, v(0), v(0))
+	VMOVUPS(v(0), best)
+	ADDQ(Imm(64), row)
+	ADDQ(Imm(4), atLow)
 	CMPQ(atLow, U32(4*n))
 	JBE(LabelRef(loop))
 	g.reduce(0, 11, func(a, b, c Op) { VMAXPS(a, b, c) })

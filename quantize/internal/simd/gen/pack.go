@@ -6,12 +6,12 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// sumSquares adds the squares of eight runs of weights side by side, each in
+// sums adds what of makes of the weights of eight runs side by side, each in
 // index order: eight chains of additions hide each other's latency.
-func sumSquares() {
-	TEXT("SumSquares", NOSPLIT, "func(sums *[8]float32, runs *[8]*float32, n int)")
+func sums(name, what string, of func(t reg.Register)) {
+	TEXT(name, NOSPLIT, "func(sums *[8]float32, runs *[8]*float32, n int)")
 	Pragma("noescape")
-	Doc("SumSquares sets sums to the sums of squares of eight runs of n weights, each added in index order.")
+	Doc(name + " sets sums to the sums of the " + what + " of eight runs of n weights, each added in index order.")
 	sums, runs, n := Load(Param("sums"), GP64()), Load(Param("runs"), GP64()), Load(Param("n"), GP64())
 	acc := []reg.VecPhysical{reg.X0, reg.X1, reg.X2, reg.X3, reg.X4, reg.X5, reg.X6, reg.X7}
 	tmp := []reg.VecPhysical{reg.X8, reg.X9, reg.X10, reg.X11}
@@ -27,7 +27,7 @@ func sumSquares() {
 	for i := range p {
 		t := tmp[i%4]
 		VMOVSS(Mem{Base: p[i], Index: at, Scale: 4}, t)
-		VMULSS(t, t, t)
+		of(t)
 		VADDSS(t, acc[i], acc[i])
 	}
 	INCQ(at)

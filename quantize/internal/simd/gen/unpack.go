@@ -218,7 +218,7 @@ func (g *gen) magnitudes() {
 }
 
 // fp4 is twice the values of E2M1 by code.
-var fp4 = [16]int{0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12}
+var fp4 = [16]int8{0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12}
 
 // fp4Bits are those that are not negative, as float32.
 var fp4Bits = [8]uint32{0, 0x3f800000, 0x40000000, 0x40400000, 0x40800000, 0x40c00000, 0x41000000, 0x41400000}
@@ -360,26 +360,30 @@ func lanes() Mem {
 	return *laneNumbers
 }
 
-var fp4Table *Mem
+var codeTables = map[string]Mem{}
 
-// fp4Bytes is fp4 as sixteen bytes.
-func fp4Bytes() Mem {
-	if fp4Table == nil {
-		mem := GLOBL("fp4", RODATA|NOPTR)
-		for i, value := range fp4 {
+// codeTable is sixteen bytes: the values of codes of four bits.
+func codeTable(name string, values [16]int8) Mem {
+	mem, ok := codeTables[name]
+	if !ok {
+		mem = GLOBL(name, RODATA|NOPTR)
+		for i, value := range values {
 			DATA(i, I8(value))
 		}
-		fp4Table = &mem
+		codeTables[name] = mem
 	}
-	return *fp4Table
+	return mem
 }
 
-// valuesFP4 turns codes into weights.
-func (g *gen) valuesFP4() {
-	g.perRun("ValuesFP4", "func(dst *float32, levels *byte, d *float32, runs int)",
+// iq4 holds the values of IQ4_NL and IQ4_XS by code.
+var iq4 = [16]int8{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113}
+
+// values turns codes of four bits into weights; table gives their values.
+func (g *gen) values(name string, table Mem) {
+	g.perRun(name, "func(dst *float32, levels *byte, d *float32, runs int)",
 		"sets dst to the values of codes times d; d holds one value per run of 16 weights.",
 		map[string]int{"dst": 64, "levels": 16, "d": 4},
-		func() { VMOVDQU(fp4Bytes(), x(11)) },
+		func() { VMOVDQU(table, x(11)) },
 		func(at map[string]reg.Register, h int) {
 			t, d := g.v(h), g.v(4)
 			if h == 0 {
