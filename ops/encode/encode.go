@@ -5,11 +5,10 @@
 // scales that fit equally well, so that a small share of the blocks differs.
 //
 //	e := encode.New(backend)
-//	err := e.Encode(ctx, dst, gguf.Q4_K, encode.Rows{Type: gguf.BF16, Data: raw, Cols: cols}, importance)
+//	err := e.Encode(dst, gguf.Q4_K, gguf.BF16, raw, cols, importance)
 package encode
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"sync"
@@ -34,12 +33,11 @@ func Types() []gguf.Type {
 	return types
 }
 
-// Rows are whole rows of weights as a source stores them: F32, F16 or BF16,
-// little-endian, Cols to a row.
-type Rows struct {
-	Type gguf.Type
-	Data []byte
-	Cols int
+// rows are whole rows of weights as a source stores them, cols to a row.
+type rows struct {
+	typ  gguf.Type
+	data []byte
+	cols int
 }
 
 // Stats counts what an Encoder has done.
@@ -61,10 +59,6 @@ const (
 	// uploaded and one downloaded while another is encoded.
 	inFlight = 4
 )
-
-// Batch is the number of weights that a call should bring for the device to
-// be well used.
-const Batch = largeBatch
 
 // Encoder encodes on one backend. It is safe for concurrent use: the upload of
 // one call overlaps with the work of others.
@@ -95,6 +89,10 @@ func (e *Encoder) Can(t, stored gguf.Type) bool {
 	return ok && known
 }
 
+// Batch is the number of weights that a call should bring for the device to
+// be well used.
+func (e *Encoder) Batch() int64 { return largeBatch }
+
 // Stats returns the counts so far.
 func (e *Encoder) Stats() Stats {
 	e.mu.Lock()
@@ -105,23 +103,25 @@ func (e *Encoder) Stats() Stats {
 // storedAs gives the graph's type of what Rows can hold.
 var storedAs = map[gguf.Type]dtypes.DType{gguf.F32: dtypes.Float32, gguf.F16: dtypes.Float16, gguf.BF16: dtypes.BFloat16}
 
-// Encode writes the blocks of rows to dst, which has exactly their size.
-// importance holds one weight per column, or is nil; a type without a use for
-// it ignores it, as the canonical one does.
-func (e *Encoder) Encode(ctx context.Context, dst []byte, t gguf.Type, rows Rows, importance []float32) error {
+// Encode writes the blocks of whole rows of cols weights to dst, which has
+// exactly their size. The rows are F32, F16 or BF16, little-endian. importance
+// holds one weight per column, or is nil; a type without a use for it ignores
+// it, as the canonical one does.
+func (e *Encoder) Encode(dst []byte, t, stored gguf.Type, data []byte, cols int, importance []float32) error {
 	row, ok := encoders[t]
-	width := int(rows.Type.BlockBytes())
+	width := int(stored.BlockBytes())
+	rows := rows{stored, data, cols}
 	switch {
-	case !ok || !e.Can(t, rows.Type):
-		return fmt.Errorf("encode %v from %v: %s has no graph for it", t, rows.Type, e.backend.Name())
-	case rows.Cols <= 0 || rows.Cols%row.length != 0:
-		return fmt.Errorf("encode %v: rows of %d weights: want a multiple of %d", t, rows.Cols, row.length)
-	case len(rows.Data)%(rows.Cols*width) != 0:
-		return fmt.Errorf("encode %v: %d bytes are not whole rows of %d", t, len(rows.Data), rows.Cols)
-	case importance != nil && len(importance) != rows.Cols:
-		return fmt.Errorf("encode %v: importance of %d columns: want %d", t, len(importance), rows.Cols)
+	case !ok || !e.Can(t, stored):
+		return fmt.Errorf("encode %v from %v: %s has no graph for it", t, stored, e.backend.Name())
+	case cols <= 0 || cols%row.length != 0:
+		return fmt.Errorf("encode %v: rows of %d weights: want a multiple of %d", t, rows.cols, row.length)
+	case len(rows.data)%(rows.cols*width) != 0:
+		return fmt.Errorf("encode %v: %d bytes are not whole rows of %d", t, len(rows.data), rows.cols)
+	case importance != nil && len(importance) != rows.cols:
+		return fmt.Errorf("encode %v: importance of %d columns: want %d", t, len(importance), rows.cols)
 	}
-	blocks, size := len(rows.Data)/width/row.length, int(t.BlockBytes())
+	blocks, size := len(rows.data)/width/row.length, int(t.BlockBytes())
 	if len(dst) != blocks*size {
 		return fmt.Errorf("encode %v: destination of %d bytes: want %d", t, len(dst), blocks*size)
 	}
@@ -130,9 +130,6 @@ func (e *Encoder) Encode(ctx context.Context, dst []byte, t gguf.Type, rows Rows
 	}
 	var odd []int
 	for first := 0; first < blocks; {
-		if err := ctx.Err(); err != nil {
-			return context.Cause(ctx)
-		}
 		batch := largeBatch / row.length
 		if blocks-first <= batch/2 {
 			batch = smallBatch / row.length
@@ -157,7 +154,7 @@ func (e *Encoder) Encode(ctx context.Context, dst []byte, t gguf.Type, rows Rows
 
 // batch encodes n blocks from number first on, in a graph for size blocks, and
 // returns those of them that it could not.
-func (e *Encoder) batch(dst []byte, t gguf.Type, row encoder, rows Rows, importance []float32, first, n, size int) (odd []int, err error) {
+func (e *Encoder) batch(dst []byte, t gguf.Type, row encoder, rows rows, importance []float32, first, n, size int) (odd []int, err error) {
 	e.device <- struct{}{}
 	defer func() {
 		<-e.device
@@ -170,12 +167,12 @@ func (e *Encoder) batch(dst []byte, t gguf.Type, row encoder, rows Rows, importa
 	if err != nil {
 		return nil, err
 	}
-	per := row.length * int(rows.Type.BlockBytes())
-	data := rows.Data[first*per : (first+n)*per]
+	per := row.length * int(rows.typ.BlockBytes())
+	data := rows.data[first*per : (first+n)*per]
 	if n < size {
 		data = append(make([]byte, 0, size*per), data...)[:size*per]
 	}
-	x, err := tensors.FromRaw(e.backend, 0, shapes.Make(storedAs[rows.Type], size, row.length), data)
+	x, err := tensors.FromRaw(e.backend, 0, shapes.Make(storedAs[rows.typ], size, row.length), data)
 	if err != nil {
 		return nil, fmt.Errorf("upload: %w", err)
 	}
@@ -210,8 +207,8 @@ func (e *Encoder) batch(dst []byte, t gguf.Type, row encoder, rows Rows, importa
 // weightArguments makes the further arguments of a weighted graph: the
 // importance of a row in blocks, which of them belongs to each block, and
 // where the type wants it the mean square of each block's row.
-func weightArguments(row encoder, rows Rows, importance []float32, first, n, size int) []*tensors.Tensor {
-	per := rows.Cols / row.length
+func weightArguments(row encoder, rows rows, importance []float32, first, n, size int) []*tensors.Tensor {
+	per := rows.cols / row.length
 	padded := 1
 	for padded < per { // few shapes, so that few graphs are compiled
 		padded *= 2
@@ -241,7 +238,7 @@ func weightArguments(row encoder, rows Rows, importance []float32, first, n, siz
 }
 
 // meanSquare is that of a row, summed in index order.
-func meanSquare(rows Rows, r int) float32 {
+func meanSquare(rows rows, r int) float32 {
 	x := rows.row(r)
 	var sum float32
 	for _, v := range x {
@@ -251,11 +248,11 @@ func meanSquare(rows Rows, r int) float32 {
 }
 
 // row decodes one row.
-func (r Rows) row(i int) []float32 {
-	codec, _ := quantize.Lookup(r.Type)
-	size := r.Cols * int(r.Type.BlockBytes())
-	x := make([]float32, r.Cols)
-	codec.Decode(x, r.Data[i*size:(i+1)*size])
+func (r rows) row(i int) []float32 {
+	codec, _ := quantize.Lookup(r.typ)
+	size := r.cols * int(r.typ.BlockBytes())
+	x := make([]float32, r.cols)
+	codec.Decode(x, r.data[i*size:(i+1)*size])
 	return x
 }
 
@@ -304,14 +301,14 @@ func oddities(x *Node) *Node {
 }
 
 // canonical encodes the given blocks by package quantize.
-func canonical(dst []byte, t gguf.Type, length int, rows Rows, importance []float32, which []int) {
+func canonical(dst []byte, t gguf.Type, length int, rows rows, importance []float32, which []int) {
 	codec, _ := quantize.Lookup(t)
-	per, size := rows.Cols/length, int(t.BlockBytes())
+	per, size := rows.cols/length, int(t.BlockBytes())
 	encoded := make([]byte, per*size)
 	for i := 0; i < len(which); {
 		// A weighted block can depend on its whole row.
 		r := which[i] / per
-		codec.Encode(encoded, rows.row(r), rows.Cols, importance)
+		codec.Encode(encoded, rows.row(r), rows.cols, importance)
 		for ; i < len(which) && which[i]/per == r; i++ {
 			b := which[i]
 			copy(dst[b*size:(b+1)*size], encoded[b%per*size:])
