@@ -20,6 +20,7 @@ package spec
 import (
 	"context"
 	"fmt"
+	"io"
 )
 
 // A Model is a specification and its weights.
@@ -44,6 +45,18 @@ type Model struct {
 	// for each optional one (biases, sinks, factors) that the source has. The
 	// presence of an optional entry is what switches it on.
 	Weights map[Slot]Weight
+
+	// Source is the open files that Weights read from; nil where whoever
+	// opened the model closes them.
+	Source io.Closer
+}
+
+// Close closes the files that the model's weights are read from.
+func (m *Model) Close() error {
+	if m.Source == nil {
+		return nil
+	}
+	return m.Source.Close()
 }
 
 // Embedding is how token ids become the residual stream: the rows of
@@ -118,16 +131,17 @@ type Attention struct {
 	Causal           bool
 
 	// Window > 0: a token sees itself and the Window-1 tokens before it (where
-	// attention is not causal, those within Window/2 on either side). Chunk >
-	// 0: it sees tokens of its own chunk of that many positions.
+	// attention is not causal, those at most Window/2 away on either side).
+	// Chunk > 0: it sees tokens of its own chunk of that many positions.
 	Window, Chunk int
 
 	// Rope turns pairs of each head's query and key; nil: no positions here.
 	Rope *Rope
 
 	// QNorm and KNorm are applied before Rope, or after it with NormAfterRope:
-	// over each head (weights of KeyDim), or over all heads together
-	// (NormWhole, weights of Heads*KeyDim and KVHeads*KeyDim).
+	// over each head (weights [1, KeyDim], or a row per head where every head
+	// has its own), or over all heads together (NormWhole, weights
+	// [1, Heads*KeyDim] and [1, KVHeads*KeyDim]).
 	QNorm, KNorm  *Norm
 	NormWhole     bool
 	NormAfterRope bool
@@ -138,8 +152,10 @@ type Attention struct {
 	// log(floor((pos+1)/TemperatureFloor)+1)*Temperature + 1. 0: none.
 	Temperature, TemperatureFloor float64
 
-	// ALiBi > 0 adds a bias of -slope*(i-j), slopes from 2^(-ALiBi/Heads) as
-	// ggml's soft_max_ext does with max_bias; 0: none.
+	// ALiBi > 0 adds -slope*|i-j| to the scores. With n the largest power of
+	// two that is not above Heads, head h < n has the slope
+	// 2^(-ALiBi/n*(h+1)), and head h >= n has 2^(-ALiBi/(2n)*(2(h-n)+1)), as
+	// ggml's soft_max_ext does with max_bias. 0: none.
 	ALiBi float64
 
 	MLA *MLA
@@ -270,25 +286,25 @@ const (
 	QNorm     Role = "q_norm"
 	KNorm     Role = "k_norm"
 	AttnOut   Role = "attn_out"
-	AttnInner Role = "attn_inner_norm"
-	Sinks     Role = "sinks" // [1, Heads]: one more score per head in the softmax's sum
+	AttnInner Role = "attn_inner_norm" // [1, Heads*ValueDim]
+	Sinks     Role = "sinks"           // [1, Heads]: one more score per head in the softmax's sum
 
-	QA      Role = "q_a" // MLA: [QRank, Width]
-	QANorm  Role = "q_a_norm"
-	QB      Role = "q_b" // [Heads*KeyDim, QRank]
-	KVA     Role = "kv_a"
-	KVANorm Role = "kv_a_norm"
-	KB      Role = "k_b"
-	VB      Role = "v_b"
+	QA      Role = "q_a"       // MLA: [QRank, Width]
+	QANorm  Role = "q_a_norm"  // [1, QRank]
+	QB      Role = "q_b"       // [Heads*KeyDim, QRank]
+	KVA     Role = "kv_a"      // [KVRank+Rope, Width]
+	KVANorm Role = "kv_a_norm" // [1, KVRank]
+	KB      Role = "k_b"       // [Heads*Nope, KVRank]
+	VB      Role = "v_b"       // [Heads*ValueDim, KVRank]
 
-	ConvIn   Role = "conv_in" // [3*Width, Width]
-	ConvTaps Role = "conv_taps"
-	ConvOut  Role = "conv_out" // [Width, Width]
+	ConvIn   Role = "conv_in"   // [3*Width, Width]
+	ConvTaps Role = "conv_taps" // [Width, Kernel]
+	ConvOut  Role = "conv_out"  // [Width, Width]
 
 	Gate             Role = "gate" // [Inner, Width]; of an expert where Slot.Expert is one
 	Up               Role = "up"
-	Down             Role = "down" // [Width, Inner]
-	FFNInner         Role = "ffn_inner_norm"
+	Down             Role = "down"              // [Width, Inner]
+	FFNInner         Role = "ffn_inner_norm"    // [1, Inner]
 	Router           Role = "router"            // [Experts, Width]
 	RouterCorrection Role = "router_correction" // [1, Experts]
 	SharedGate       Role = "shared_gate"       // [SharedInner, Width]

@@ -1,0 +1,11 @@
+package fromgguf
+
+import "github.com/modelpipe/modelpipe/ops/spec"
+
+var _ = register(architecture{
+	name: "llama", norm: spec.RMSNorm, pairs: neighbours,
+	norms:       plainNorms,
+	attention:   attention{bias: maybe, outBias: maybe, factors: bothFactors},
+	feedForward: feedForward{activation: spec.SiLU, bias: maybe},
+	experts:     &experts{scoring: spec.ScoreSoftmax, normalize: true, activation: spec.SiLU},
+})
