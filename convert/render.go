@@ -18,6 +18,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/modelpipe/modelpipe/gguf"
 	"github.com/modelpipe/modelpipe/internal/bulkhash"
 	"github.com/modelpipe/modelpipe/quantize"
 )
@@ -36,6 +37,10 @@ type RenderOptions struct {
 	// knows. It is part of what the bytes depend on.
 	Imatrix *quantize.Imatrix
 
+	// Encoder, where it is not nil, encodes what it can, and the codecs of
+	// package quantize do the rest. Its bytes can differ from theirs.
+	Encoder Encoder
+
 	// SourceOrder renders in the order of the source files, not of the
 	// output, so that a remote source is read ahead and only once. The output
 	// must implement io.ReaderAt for its digest to be taken.
@@ -45,6 +50,18 @@ type RenderOptions struct {
 	Progress *Progress
 
 	log *journal
+}
+
+// Encoder encodes rows of weights elsewhere, such as on an accelerator. It is
+// called by several workers at once.
+type Encoder interface {
+	// Can reports whether rows stored as one type can be encoded as another.
+	Can(t, stored gguf.Type) bool
+	// Batch is the number of weights that a call should bring.
+	Batch() int64
+	// Encode writes the blocks of whole rows of cols weights, stored as they
+	// are in the source, to dst. importance is as a quantize.Codec has it.
+	Encode(dst []byte, t, stored gguf.Type, rows []byte, cols int, importance []float32) error
 }
 
 // Progress is what a display polls.
@@ -121,12 +138,12 @@ func cut(v *View, turned int64) *chunks {
 	c.n = c.head
 	for i := range v.steps {
 		s := &v.steps[i]
-		limit := int64(chunkBytes)
-		if s.turned {
+		limit := v.usualChunk(s)
+		if s.turned && !s.device {
 			limit = turned
 		}
 		rows := max(1, min(s.rows, limit/s.rowBytes))
-		if !alone(s.Type) && !s.raw {
+		if !alone(s.Type) && !s.raw && !s.device {
 			rows = max(1, min(rows, blockElements/s.cols))
 		}
 		c.first = append(c.first, c.n)

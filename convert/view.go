@@ -33,8 +33,10 @@ type prepared struct {
 	raw        bool // stored blocks are moved
 	turned     bool // a transposition reads across the rows of the source
 	encode     func(dst []byte, src []float32, cols int, importance []float32)
-	needs      bool  // importance
-	tall       int64 // rows of each of a stack of experts
+	device     bool      // the rows are encoded by RenderOptions.Encoder
+	stored     gguf.Type // of the rows that it is given
+	needs      bool      // importance
+	tall       int64     // rows of each of a stack of experts
 }
 
 // NewView checks the plan against itself and prepares to render it from the
@@ -56,6 +58,11 @@ func NewView(plan *Plan, src fs.FS, opts RenderOptions) (*View, error) {
 	end := plan.HeaderSize
 	for _, s := range plan.Steps {
 		p, err := prepare(s)
+		if d := opts.Encoder; err == nil && d != nil && !p.raw {
+			if p.stored, p.device = Native(s.From); p.device {
+				p.device = d.Can(s.Type, p.stored)
+			}
+		}
 		if err == nil && (s.Offset < end || s.Offset > (1<<63-1)-s.Size) {
 			err = fmt.Errorf("offset %d: the bytes before it end at %d", s.Offset, end)
 		}
@@ -178,7 +185,7 @@ func (v *View) stepRange(e *evaluator, s *prepared, off int64, p []byte) error {
 		r, in := off/s.rowBytes, off%s.rowBytes
 		if in == 0 && int64(len(p)) >= s.rowBytes {
 			// Whole rows, a bounded number at a time.
-			n := min(int64(len(p))/s.rowBytes, max(1, chunkBytes/s.rowBytes))
+			n := min(int64(len(p))/s.rowBytes, max(1, v.usualChunk(s)/s.rowBytes))
 			if err := v.region(e, s, r, r+n, 0, s.cols, p[:n*s.rowBytes], nil); err != nil {
 				return err
 			}
@@ -241,7 +248,7 @@ func (v *View) region(e *evaluator, s *prepared, r0, r1, c0, c1 int64, dst []byt
 		return nil
 	}
 	per := max(1, pieceElements/width)
-	if s.turned {
+	if s.turned || s.device {
 		per = r1 - r0
 	}
 	weigh := v.opts.Imatrix != nil && !alone(s.Type)
@@ -251,8 +258,15 @@ func (v *View) region(e *evaluator, s *prepared, r0, r1, c0, c1 int64, dst []byt
 		weights = e.float(s.cols)
 		defer e.freeFloat()
 	}
-	buf := e.float(min(per, r1-r0) * width)
-	defer e.freeFloat()
+	var buf []float32
+	var stored []byte
+	if s.device {
+		stored = e.raw((r1 - r0) * width * s.stored.BlockBytes())
+		defer e.freeRaw()
+	} else {
+		buf = e.float(min(per, r1-r0) * width)
+		defer e.freeFloat()
+	}
 	for r := r0; r < r1; {
 		n := min(per, r1-r)
 		if weigh {
@@ -271,7 +285,15 @@ func (v *View) region(e *evaluator, s *prepared, r0, r1, c0, c1 int64, dst []byt
 		if s.needs && importance == nil {
 			return fmt.Errorf("tensor %s: %s cannot be encoded without importance: give --imatrix", s.Name, s.Type)
 		}
-		values, out := buf[:n*width], dst[(r-r0)*rowBytes:(r-r0+n)*rowBytes]
+		out := dst[(r-r0)*rowBytes : (r-r0+n)*rowBytes]
+		if s.device {
+			if err := v.encodeOnDevice(e, s, r, n, out, stored[:n*width*s.stored.BlockBytes()], importance, count); err != nil {
+				return err
+			}
+			r += n
+			continue
+		}
+		values := buf[:n*width]
 		if err := e.tile(s.From, r, r+n, c0, c1, values); err != nil {
 			return err
 		}
@@ -282,6 +304,34 @@ func (v *View) region(e *evaluator, s *prepared, r0, r1, c0, c1 int64, dst []byt
 		r += n
 	}
 	return nil
+}
+
+// encodeOnDevice reads n rows from row r on as they are stored and has them
+// encoded by RenderOptions.Encoder.
+func (v *View) encodeOnDevice(e *evaluator, s *prepared, r, n int64, out, stored []byte, importance []float32, count func(int64)) error {
+	if err := e.rawTile(s.From, s.stored, r, r+n, 0, s.cols*s.stored.BlockBytes(), stored); err != nil {
+		return err
+	}
+	if i := firstNonfinite(s.stored, stored); i >= 0 {
+		if !v.opts.AllowNonfinite {
+			return nonfinite(s.Step, r+i/s.cols, i%s.cols, decodeOne(s.stored, stored, i))
+		}
+		if count != nil {
+			count(countNonfinite(s.stored, stored))
+		}
+	}
+	if err := v.opts.Encoder.Encode(out, s.Type, s.stored, stored, int(s.cols), importance); err != nil {
+		return fmt.Errorf("tensor %s, rows %d to %d: %w", s.Name, r, r+n-1, err)
+	}
+	return nil
+}
+
+// usualChunk is the size of the output that is rendered at once.
+func (v *View) usualChunk(s *prepared) int64 {
+	if !s.device {
+		return chunkBytes
+	}
+	return max(1, v.opts.Encoder.Batch()/s.cols) * s.rowBytes
 }
 
 // checkFinite looks at the encoded numbers where they show what was

@@ -21,7 +21,11 @@ import (
 // plugin.
 func testDevices(t testing.TB) []*Device {
 	names := []string{"cpu"}
-	if p := os.Getenv("MODELPIPE_XLA_PLUGIN"); p != "" {
+	switch p := os.Getenv("MODELPIPE_XLA_PLUGIN"); p {
+	case "":
+	case "cuda":
+		names = append(names, p)
+	default:
 		names = append(names, "xla:"+p)
 	}
 	var devices []*Device

@@ -1,0 +1,317 @@
+// Package encode writes ggml's blocks on an accelerator: the encoders as
+// graphs over weights that are uploaded as they are stored. The codecs of
+// package quantize are canonical; a graph computes the same formulas in the
+// same order, but what compiles it may still choose otherwise between two
+// scales that fit equally well, so that a small share of the blocks differs.
+//
+//	e := encode.New(backend)
+//	err := e.Encode(dst, gguf.Q4_K, gguf.BF16, raw, cols, importance)
+package encode
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+	. "github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/core/tensors"
+
+	"github.com/modelpipe/modelpipe/gguf"
+	"github.com/modelpipe/modelpipe/quantize"
+)
+
+// Types returns the types that can be encoded, in the order of their ids.
+func Types() []gguf.Type {
+	var types []gguf.Type
+	for t := range encoders {
+		types = append(types, t)
+	}
+	slices.Sort(types)
+	return types
+}
+
+// rows are whole rows of weights as a source stores them, cols to a row.
+type rows struct {
+	typ  gguf.Type
+	data []byte
+	cols int
+}
+
+// Stats counts what an Encoder has done.
+type Stats struct {
+	Blocks int64
+	// Canonical blocks were encoded by package quantize: those with a value
+	// that is not finite, or of a range in which a graph's arithmetic would
+	// under- or overflow.
+	Canonical int64
+}
+
+// The sizes of graphs, in weights. Each compiles by itself, so there are two:
+// what does not fill a small one is filled up with zeros.
+const (
+	smallBatch = 1 << 20
+	largeBatch = 1 << 24
+
+	// inFlight bounds the batches that are on the device at once: one is
+	// uploaded and one downloaded while another is encoded.
+	inFlight = 4
+)
+
+// Encoder encodes on one backend. It is safe for concurrent use: the upload of
+// one call overlaps with the work of others.
+type Encoder struct {
+	backend compute.Backend
+	device  chan struct{} // one token per batch in flight
+
+	mu    sync.Mutex
+	execs map[kind]*Exec
+	stats Stats
+}
+
+// kind is what a graph is built for; its shapes are the executor's matter.
+type kind struct {
+	typ      gguf.Type
+	weighted bool
+}
+
+// New returns an encoder on a backend.
+func New(backend compute.Backend) *Encoder {
+	return &Encoder{backend: backend, device: make(chan struct{}, inFlight), execs: map[kind]*Exec{}}
+}
+
+// Can reports whether rows stored as one type can be encoded as another.
+func (e *Encoder) Can(t, stored gguf.Type) bool {
+	_, ok := encoders[t]
+	_, known := storedAs[stored]
+	return ok && known
+}
+
+// Batch is the number of weights that a call should bring for the device to
+// be well used.
+func (e *Encoder) Batch() int64 { return largeBatch }
+
+// Stats returns the counts so far.
+func (e *Encoder) Stats() Stats {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.stats
+}
+
+// storedAs gives the graph's type of what Rows can hold.
+var storedAs = map[gguf.Type]dtypes.DType{gguf.F32: dtypes.Float32, gguf.F16: dtypes.Float16, gguf.BF16: dtypes.BFloat16}
+
+// Encode writes the blocks of whole rows of cols weights to dst, which has
+// exactly their size. The rows are F32, F16 or BF16, little-endian. importance
+// holds one weight per column, or is nil; a type without a use for it ignores
+// it, as the canonical one does.
+func (e *Encoder) Encode(dst []byte, t, stored gguf.Type, data []byte, cols int, importance []float32) error {
+	row, ok := encoders[t]
+	width := int(stored.BlockBytes())
+	rows := rows{stored, data, cols}
+	switch {
+	case !ok || !e.Can(t, stored):
+		return fmt.Errorf("encode %v from %v: %s has no graph for it", t, stored, e.backend.Name())
+	case cols <= 0 || cols%row.length != 0:
+		return fmt.Errorf("encode %v: rows of %d weights: want a multiple of %d", t, rows.cols, row.length)
+	case len(rows.data)%(rows.cols*width) != 0:
+		return fmt.Errorf("encode %v: %d bytes are not whole rows of %d", t, len(rows.data), rows.cols)
+	case importance != nil && len(importance) != rows.cols:
+		return fmt.Errorf("encode %v: importance of %d columns: want %d", t, len(importance), rows.cols)
+	}
+	blocks, size := len(rows.data)/width/row.length, int(t.BlockBytes())
+	if len(dst) != blocks*size {
+		return fmt.Errorf("encode %v: destination of %d bytes: want %d", t, len(dst), blocks*size)
+	}
+	if !row.weighted {
+		importance = nil
+	}
+	var odd []int
+	for first := 0; first < blocks; {
+		batch := largeBatch / row.length
+		if blocks-first <= batch/2 {
+			batch = smallBatch / row.length
+		}
+		n := min(batch, blocks-first)
+		found, err := e.batch(dst[first*size:(first+n)*size], t, row, rows, importance, first, n, batch)
+		if err != nil {
+			return fmt.Errorf("encode %v on %s: %w", t, e.backend.Name(), err)
+		}
+		for _, b := range found {
+			odd = append(odd, first+b)
+		}
+		first += n
+	}
+	canonical(dst, t, row.length, rows, importance, odd)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.stats.Blocks += int64(blocks)
+	e.stats.Canonical += int64(len(odd))
+	return nil
+}
+
+// batch encodes n blocks from number first on, in a graph for size blocks, and
+// returns those of them that it could not.
+func (e *Encoder) batch(dst []byte, t gguf.Type, row encoder, rows rows, importance []float32, first, n, size int) (odd []int, err error) {
+	e.device <- struct{}{}
+	defer func() {
+		<-e.device
+		// The library reports some failures by panicking.
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%v", r)
+		}
+	}()
+	exec, err := e.exec(kind{t, importance != nil})
+	if err != nil {
+		return nil, err
+	}
+	per := row.length * int(rows.typ.BlockBytes())
+	data := rows.data[first*per : (first+n)*per]
+	if n < size {
+		data = append(make([]byte, 0, size*per), data...)[:size*per]
+	}
+	x, err := tensors.FromRaw(e.backend, 0, shapes.Make(storedAs[rows.typ], size, row.length), data)
+	if err != nil {
+		return nil, fmt.Errorf("upload: %w", err)
+	}
+	defer x.FinalizeAll()
+	args := []any{x}
+	if importance != nil {
+		for _, a := range weightArguments(row, rows, importance, first, n, size) {
+			defer a.FinalizeAll()
+			args = append(args, a)
+		}
+	}
+	out, err := exec.Call(args...)
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range out {
+		defer o.FinalizeAll()
+	}
+	if err := tensors.ConstFlatData(out[0], func(flat []uint8) { copy(dst, flat) }); err != nil {
+		return nil, fmt.Errorf("download: %w", err)
+	}
+	err = tensors.ConstFlatData(out[1], func(flat []uint8) {
+		for i, f := range flat[:n] {
+			if f != 0 {
+				odd = append(odd, i)
+			}
+		}
+	})
+	return odd, err
+}
+
+// weightArguments makes the further arguments of a weighted graph: the
+// importance of a row in blocks, which of them belongs to each block, and
+// where the type wants it the mean square of each block's row.
+func weightArguments(row encoder, rows rows, importance []float32, first, n, size int) []*tensors.Tensor {
+	per := rows.cols / row.length
+	padded := 1
+	for padded < per { // few shapes, so that few graphs are compiled
+		padded *= 2
+	}
+	table := append(make([]float32, 0, padded*row.length), importance...)[:padded*row.length]
+	which := make([]int32, size)
+	for i := range which {
+		which[i] = int32((first + i) % per)
+	}
+	args := []*tensors.Tensor{
+		tensors.FromFlatDataAndDimensions(table, padded, row.length),
+		tensors.FromFlatDataAndDimensions(which, size, 1),
+	}
+	if row.rowEnergy {
+		energy := make([]float32, size)
+		last := -1
+		for i := range n {
+			if r := (first + i) / per; r != last {
+				last, energy[i] = r, meanSquare(rows, r)
+			} else {
+				energy[i] = energy[i-1]
+			}
+		}
+		args = append(args, tensors.FromFlatDataAndDimensions(energy, size))
+	}
+	return args
+}
+
+// meanSquare is that of a row, summed in index order.
+func meanSquare(rows rows, r int) float32 {
+	x := rows.row(r)
+	var sum float32
+	for _, v := range x {
+		sum += float32(v * v)
+	}
+	return sum / float32(len(x))
+}
+
+// row decodes one row.
+func (r rows) row(i int) []float32 {
+	codec, _ := quantize.Lookup(r.typ)
+	size := r.cols * int(r.typ.BlockBytes())
+	x := make([]float32, r.cols)
+	codec.Decode(x, r.data[i*size:(i+1)*size])
+	return x
+}
+
+// exec returns the executor of a kind of graph.
+func (e *Encoder) exec(k kind) (*Exec, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if exec, ok := e.execs[k]; ok {
+		return exec, nil
+	}
+	row := encoders[k.typ]
+	exec, err := NewExec(e.backend, func(nodes []*Node) []*Node {
+		x := floats(tail(nodes[0]))
+		var importance, energy *Node
+		if k.weighted {
+			importance = tail(Gather(nodes[1], nodes[2]))
+			if row.rowEnergy {
+				energy = nodes[3]
+			}
+		}
+		return []*Node{row.build(x, importance, energy), oddities(x)}
+	})
+	if err != nil {
+		return nil, err
+	}
+	exec.SetMaxCache(-1)
+	e.execs[k] = exec
+	return exec, nil
+}
+
+// The magnitudes of a block between which the graphs are used: sums of sixth
+// powers stay normal numbers there.
+const (
+	smallest = 0x1p-20
+	largest  = 0x1p20
+)
+
+// oddities marks the blocks of x that a graph does not encode: those with a
+// value that is not finite, or too small or too large throughout.
+func oddities(x *Node) *Node {
+	a := ReduceMax(Abs(x), 0)
+	fine := Or(Equal(a, constant(a, 0)), And(GreaterOrEqual(a, constant(a, smallest)), LessOrEqual(a, constant(a, largest))))
+	// A NaN need not come through a maximum.
+	nan := ReduceMax(ConvertDType(NotEqual(x, x), dtypes.Uint8), 0)
+	return BitwiseOr(nan, ConvertDType(Not(fine), dtypes.Uint8))
+}
+
+// canonical encodes the given blocks by package quantize.
+func canonical(dst []byte, t gguf.Type, length int, rows rows, importance []float32, which []int) {
+	codec, _ := quantize.Lookup(t)
+	per, size := rows.cols/length, int(t.BlockBytes())
+	encoded := make([]byte, per*size)
+	for i := 0; i < len(which); {
+		// A weighted block can depend on its whole row.
+		r := which[i] / per
+		codec.Encode(encoded, rows.row(r), rows.cols, importance)
+		for ; i < len(which) && which[i]/per == r; i++ {
+			b := which[i]
+			copy(dst[b*size:(b+1)*size], encoded[b%per*size:])
+		}
+	}
+}

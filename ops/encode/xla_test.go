@@ -1,0 +1,5 @@
+//go:build cgo && linux && amd64
+
+package encode
+
+import _ "github.com/gomlx/go-xla/compute/xla"
