@@ -15,6 +15,150 @@ import (
 	"github.com/modelpipe/modelpipe/quantize"
 )
 
+// manyKinds is rows of many kinds of data: plain, heavy-tailed, positive,
+// sparse, constant, zero, with outliers.
+func manyKinds(rows, cols int) []float32 {
+	r := rand.New(rand.NewPCG(1, 2))
+	x := make([]float32, rows*cols)
+	for i := range rows {
+		for j := range cols {
+			v := float32(r.NormFloat64() * 0.02)
+			switch i % 8 {
+			case 1:
+				v = float32(r.ExpFloat64()*0.05) * float32(1-2*(j%2))
+			case 2:
+				v = float32(math.Abs(float64(v))) + 0.01
+			case 3:
+				if r.IntN(10) > 0 {
+					v = 0
+				}
+			case 4:
+				v = 0.25
+			case 5:
+				if j/256%2 == 0 {
+					v = 0
+				}
+			case 6:
+				if j%97 == 0 {
+					v *= 50
+				}
+			}
+			x[i*cols+j] = v
+		}
+	}
+	return x
+}
+
+func littleEndian(x []float32) []byte {
+	b, _ := binary.Append(nil, binary.LittleEndian, x)
+	return b
+}
+
+// lost is the weighted error of encoded rows.
+func lost(t gguf.Type, x []float32, b []byte, cols int, importance []float32) (sum float64) {
+	codec, _ := quantize.Lookup(t)
+	y := make([]float32, len(x))
+	codec.Decode(y, b)
+	for i := range x {
+		w := 1.0
+		if importance != nil {
+			w = float64(importance[i%cols])
+		}
+		d := float64(x[i]) - float64(y[i])
+		if d*d < 1 { // not of a block with a NaN or a huge value
+			sum += w * d * d
+		}
+	}
+	return sum
+}
+
+// TestEncoders holds the graphs to package quantize on XLA: at least 98 % of the
+// blocks equal, the weighted error within 0.1 %; values that no graph is used
+// for are there too.
+func TestEncoders(t *testing.T) {
+	const rows, cols = 64, 1024
+	x := manyKinds(rows, cols)
+	for i, v := range []float32{float32(math.NaN()), float32(math.Inf(1)), 1e-30, 1e30, math.MaxFloat32} {
+		x[(7+8*i)*cols+300] = v
+	}
+	importance := make([]float32, cols)
+	r := rand.New(rand.NewPCG(3, 4))
+	for i := range importance {
+		importance[i] = float32(r.ExpFloat64() * 10)
+	}
+	tried := false
+	for _, d := range testDevices(t) {
+		e, err := d.Encoder()
+		if err != nil {
+			continue // the Go backend
+		}
+		tried = true
+		for _, typ := range encode.Types() {
+			for _, imp := range [][]float32{nil, importance} {
+				t.Run(fmt.Sprintf("%v weighted=%v", typ, imp != nil), func(t *testing.T) {
+					codec, _ := quantize.Lookup(typ)
+					size := int(typ.BlockBytes())
+					want := make([]byte, len(x)/int(typ.BlockElements())*size)
+					codec.Encode(want, x, cols, imp)
+					got := make([]byte, len(want))
+					if err := e.Encode(got, typ, gguf.F32, littleEndian(x), cols, imp); err != nil {
+						t.Fatal(err)
+					}
+					same, n := 0, len(want)/size
+					for i := range n {
+						if bytes.Equal(got[i*size:][:size], want[i*size:][:size]) {
+							same++
+						}
+					}
+					a, b := lost(typ, x, want, cols, imp), lost(typ, x, got, cols, imp)
+					t.Logf("%d of %d blocks equal (%.2f %%), error %.6g against %.6g (%+.4f %%)",
+						same, n, 100*float64(same)/float64(n), b, a, 100*(b/a-1))
+					if float64(same) < 0.98*float64(n) {
+						t.Errorf("%d of %d blocks equal the canonical ones: want 98 %%", same, n)
+					}
+					if math.Abs(b-a) > 0.001*a {
+						t.Errorf("weighted error %g: want %g within 0.1 %%", b, a)
+					}
+				})
+			}
+		}
+		if s := e.Stats(); s.Canonical == 0 {
+			t.Error("no block was left to the canonical encoder")
+		}
+	}
+	if !tried {
+		t.Skip("MODELPIPE_XLA_PLUGIN names no plugin")
+	}
+}
+
+// TestEncoderRefuses names what is wrong with a call.
+func TestEncoderRefuses(t *testing.T) {
+	e := encode.New(testDevices(t)[0].backend)
+	for _, c := range []struct {
+		t, stored gguf.Type
+		rows      int // bytes
+		cols      int
+		dst       int
+		weights   int
+	}{
+		{gguf.IQ1_S, gguf.F32, 1024, 256, 50, 0},
+		{gguf.Q4_K, gguf.Q8_0, 1024, 256, 144, 0},
+		{gguf.Q4_K, gguf.F32, 1024, 128, 144, 0},
+		{gguf.Q4_K, gguf.F32, 1000, 256, 144, 0},
+		{gguf.Q4_K, gguf.F32, 1024, 256, 143, 0},
+		{gguf.Q4_K, gguf.F32, 1024, 256, 144, 3},
+		{gguf.Q4_K, gguf.F32, 1024, -256, 144, 0},
+	} {
+		var imp []float32
+		if c.weights > 0 {
+			imp = make([]float32, c.weights)
+		}
+		if err := e.Encode(make([]byte, c.dst), c.t, c.stored, make([]byte, c.rows), c.cols, imp); err == nil {
+			t.Errorf("%+v is accepted", c)
+		}
+	}
+}
+
 // BenchmarkEncode times the encoders over bfloat16 weights with several calls
 // at once, uploads and downloads included, and says how many blocks are the
 // canonical ones. Its figure is in bytes of float32.

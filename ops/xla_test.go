@@ -45,4 +45,6 @@ func TestLargeXLA(t *testing.T) {
 	t.Run("calibrate", TestCalibrate)
 	t.Run("greedy", TestGreedy)
 	t.Run("embed", TestEmbed)
+	t.Run("information", TestFisherPredictsKLD)
+	t.Run("encoders", TestEncoders)
 }
