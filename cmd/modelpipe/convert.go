@@ -42,6 +42,7 @@ type making struct {
 	trust    bool
 	interval time.Duration
 	validate bool
+	fallback bool
 	judging  judging
 }
 
@@ -84,6 +85,9 @@ publish).`,
 	f.BoolVar(&m.dryRun, "dry-run", false, "stop after the plan")
 	f.BoolVar(&m.validate, "validate", false, "judge the file as modelpipe validate does (by --max-kld, --gate, --report, ...) before it gets its name, and leave nothing where a gate says no")
 	m.judging.register(f)
+	f.Lookup("device").Usage = "encode on `DEVICE`, where that is cuda or xla:/path/to/plugin.so, and judge there with --validate (default: the processor encodes, with the same bytes everywhere)"
+	f.Lookup("max-kld").Usage = "choose the types so that the expected KL divergence is at most so many `NATS` and the file is small, where no --type does; with --validate, refuse a measured one of more"
+	f.BoolVar(&m.fallback, "device-fallback", false, "where the device of --device is not there or fails, go on with the processor, with a warning")
 	f.DurationVar(&m.interval, "progress", 10*time.Second, "`INTERVAL` of the progress lines where there is no terminal")
 	return cmd
 }
@@ -100,7 +104,11 @@ func (a *app) convert(ctx context.Context, arg string, c *conversion, m *making)
 	if m.judging.set("max-kld") && c.maxSize == "" && c.recipe == "" && strings.EqualFold(c.outType, "auto") {
 		c.maxKLD = m.judging.maxKLD
 	}
-	if err := m.checkJudging(c.maxKLD != 0); err != nil {
+	chooses := []string{"device"}
+	if c.maxKLD != 0 {
+		chooses = append(chooses, "max-kld")
+	}
+	if err := m.checkJudging(chooses); err != nil {
 		return err
 	}
 	if c.wanted() && maxBytes > 0 {
@@ -164,9 +172,14 @@ func (a *app) convert(ctx context.Context, arg string, c *conversion, m *making)
 			return err
 		}
 	}
+	device, err := a.openEncoder(m)
+	if err != nil {
+		return err
+	}
+	defer device.close()
 	start := time.Now()
 	if target != "" {
-		receipt, err := a.convertTo(ctx, s, c, m, p, outputs, target)
+		receipt, err := a.convertTo(ctx, s, c, m, p, outputs, target, device)
 		if err != nil {
 			return err
 		}
@@ -179,9 +192,9 @@ func (a *app) convert(ctx context.Context, arg string, c *conversion, m *making)
 	}
 	stop := sync.OnceFunc(a.showProgress(meter{"converting", total, progress.Done.Load, progress.Tensor}, m.interval))
 	opts := convert.FileOptions{
-		RenderOptions: convert.RenderOptions{Threads: m.threads, AllowNonfinite: m.allow, Imatrix: c.importance, SourceOrder: s.snapshot != nil, Progress: progress},
+		RenderOptions: convert.RenderOptions{Threads: m.threads, AllowNonfinite: m.allow, Imatrix: c.importance, SourceOrder: s.snapshot != nil, Progress: progress, Encoder: encoderOf(device)},
 		Resume:        m.resume,
-		Inputs:        c.digests,
+		Inputs:        c.digests + device.inputs(),
 		Discarded: func(path string) {
 			a.log.Warn("what an interrupted run has left is thrown away: --resume would have gone on with it", "file", path)
 		},
@@ -209,17 +222,17 @@ func (a *app) convert(ctx context.Context, arg string, c *conversion, m *making)
 	if err != nil {
 		return err
 	}
-	return a.report(s, c, p, outputs, results, judged, time.Since(start))
+	return a.report(s, c, p, outputs, results, judged, device.describe(), time.Since(start))
 }
 
-// checkJudging refuses flags about judging without --validate. Where no type is
-// given --max-kld chooses the types.
-func (m *making) checkJudging(chooses bool) error {
+// checkJudging refuses flags about judging without --validate, but for those
+// that say something about the conversion too.
+func (m *making) checkJudging(both []string) error {
 	if m.validate {
 		return nil
 	}
 	for _, name := range judgingFlags {
-		if m.judging.set(name) && !(chooses && name == "max-kld") {
+		if m.judging.set(name) && !slices.Contains(both, name) {
 			return usagef("--%s says how the file is judged: give --validate too", name)
 		}
 	}
@@ -249,7 +262,10 @@ type unnamed struct{ fs.FS }
 func (u unnamed) Open(name string) (fs.File, error) { return u.FS.Open(convert.PartialName(name)) }
 
 // keepOutput says of which errors a later run may be free.
-func keepOutput(err error) bool { return errors.Is(err, hub.ErrUnavailable) }
+func keepOutput(err error) bool {
+	var device *deviceError
+	return errors.Is(err, hub.ErrUnavailable) || errors.As(err, &device)
+}
 
 // splitTarget splits -o of a remote output into the target and the name of
 // the file, which is empty where it is left to us.
@@ -333,6 +349,7 @@ type convertJSON struct {
 	NetworkRead  int64            `json:"network_read,omitempty"` // bytes
 	PeakMemory   int64            `json:"peak_memory"`            // resident bytes, pages of files included
 	Validation   *validate.Report `json:"validation,omitempty"`   // with --validate
+	Encoders     *encodersJSON    `json:"encoders,omitempty"`     // with a --device that encodes
 }
 
 type partJSON struct {
@@ -352,7 +369,7 @@ type stagesJSON struct {
 }
 
 // report prints what was made.
-func (a *app) report(s *source, c *conversion, p *convert.Plan, outputs []convert.Output, results []*convert.Result, judged *validate.Report, took time.Duration) error {
+func (a *app) report(s *source, c *conversion, p *convert.Plan, outputs []convert.Output, results []*convert.Result, judged *validate.Report, encoders *encodersJSON, took time.Duration) error {
 	recipe, err := c.describe()
 	if err != nil {
 		return err
@@ -360,7 +377,7 @@ func (a *app) report(s *source, c *conversion, p *convert.Plan, outputs []conver
 	v := convertJSON{
 		recipeJSON:   recipe,
 		Architecture: p.Arch, Parameters: p.Parameters, Tensors: len(p.Steps), Repository: s.repo, Commit: s.commit,
-		Nonfinite: map[string]int64{}, Notes: append([]string{}, p.Notes...), Seconds: took.Seconds(), PeakMemory: peakMemory(), Validation: judged,
+		Nonfinite: map[string]int64{}, Notes: append([]string{}, p.Notes...), Seconds: took.Seconds(), PeakMemory: peakMemory(), Validation: judged, Encoders: encoders,
 	}
 	for i, r := range results {
 		part := partJSON{outputs[i].Path, hex.EncodeToString(r.SHA256[:]), r.Size}

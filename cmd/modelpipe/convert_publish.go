@@ -12,14 +12,14 @@ import (
 )
 
 // convertTo renders the outputs straight into a remote target.
-func (a *app) convertTo(ctx context.Context, s *source, c *conversion, m *making, p *convert.Plan, outputs []convert.Output, target string) (*publish.Receipt, error) {
+func (a *app) convertTo(ctx context.Context, s *source, c *conversion, m *making, p *convert.Plan, outputs []convert.Output, target string, device *accelerated) (*publish.Receipt, error) {
 	sink, err := publish.Open(target)
 	if err != nil {
 		return nil, withExit(exitUsage, err)
 	}
 	opts := convert.FileOptions{
-		RenderOptions: convert.RenderOptions{Threads: m.threads, AllowNonfinite: m.allow, Imatrix: c.importance},
-		Inputs:        c.digests,
+		RenderOptions: convert.RenderOptions{Threads: m.threads, AllowNonfinite: m.allow, Imatrix: c.importance, Encoder: encoderOf(device)},
+		Inputs:        c.digests + device.inputs(),
 	}
 	artifact := &publish.Artifact{Model: describeModel(&p.Header)}
 	identities := make([]string, len(outputs))
