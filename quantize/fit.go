@@ -73,6 +73,7 @@ var fitTypes = []struct {
 	{typ: gguf.Q5_1, narrow: true},
 	{typ: gguf.Q6_K},
 	{typ: gguf.Q8_0},
+	{typ: gguf.F16},
 }
 
 // FitBytes chooses the types of tensors so that their data takes at most limit
@@ -108,12 +109,13 @@ func (r Recipe) fit(tensors []Tensor, o FitOptions, choose func([][]Offer) ([]in
 			}
 			types[0] = got
 		case Quantizable(t.Name, t.Shape):
-			for _, typ := range FitTypes(t.Shape[0], o.Importance != nil && o.Importance(t.Name), o.Fast) {
+			all := FitTypes(t.Shape[0], o.Importance != nil && o.Importance(t.Name), o.Fast)
+			for _, typ := range all {
 				if _, known := o.Losses[t.Name][typ]; known && typ != t.Type {
 					types = append(types, typ)
 				}
 			}
-			if len(types) == 1 {
+			if len(types) == 1 && len(all) > 1 { // F16 may be what it is in
 				return Fit{}, fmt.Errorf("tensor %s: it is not known what any type loses on it", t.Name)
 			}
 		}

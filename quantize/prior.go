@@ -13,6 +13,7 @@ import (
 // relativeErrors is sum((y-x)^2) / sum(x^2) of normally distributed weights in
 // each type, encoded with equal importance; TestRelativeErrors measures them.
 var relativeErrors = map[gguf.Type]float64{
+	gguf.F16:     4.28e-8,
 	gguf.Q8_0:    2.87e-5,
 	gguf.Q6_K:    2.99e-4,
 	gguf.Q5_1:    1.14e-3,
