@@ -105,7 +105,7 @@ func TestBuild(t *testing.T) {
 func TestBuildSkips(t *testing.T) {
 	_, s := shop(t)
 	o := operator(s, day)
-	bad := strings.Replace(report1, `"passed":true`, `"passed":false`, 1)
+	bad := strings.ReplaceAll(string(reportOf("g")), `"pass":true`, `"pass":false`)
 	if err := o.PutRecord(t.Context(), record(t, "gamma", "Q8_0", "g", day), []byte(bad), nil); err != nil {
 		t.Fatal(err)
 	}
@@ -206,11 +206,13 @@ func TestRecordTwice(t *testing.T) {
 	_, s := shop(t)
 	ctx := t.Context()
 	o := operator(s, day)
-	if err := o.PutRecord(ctx, record(t, "alpha", "Q8_0", "alphaQ8_0", day.Add(time.Hour)), []byte(report1), []byte("{}")); err != nil {
+	if err := o.PutRecord(ctx, record(t, "alpha", "Q8_0", "alphaQ8_0", day.Add(time.Hour)), reportOf("alphaQ8_0"), []byte("{}")); err != nil {
 		t.Error(err)
 	}
-	other := strings.Replace(report1, "0.92", "0.93", 1)
-	if err := o.PutRecord(ctx, record(t, "alpha", "Q8_0", "alphaQ8_0", day), []byte(other), nil); err != nil {
+	other := func(content string) []byte {
+		return bytes.Replace(reportOf(content), []byte("0.92"), []byte("0.93"), 1)
+	}
+	if err := o.PutRecord(ctx, record(t, "alpha", "Q8_0", "alphaQ8_0", day), other("alphaQ8_0"), nil); err != nil {
 		t.Error(err)
 	}
 	build(t, curation(t, two), s)
@@ -229,9 +231,9 @@ func TestRecordTwice(t *testing.T) {
 	}}, day)
 	func() {
 		defer func() { recover() }()
-		killed.PutRecord(ctx, record(t, "gamma", "Q8_0", "g", day), []byte(report1), nil)
+		killed.PutRecord(ctx, record(t, "gamma", "Q8_0", "g", day), reportOf("g"), nil)
 	}()
-	if err := o.PutRecord(ctx, record(t, "gamma", "Q8_0", "g", day), []byte(other), nil); err != nil {
+	if err := o.PutRecord(ctx, record(t, "gamma", "Q8_0", "g", day), other("g"), nil); err != nil {
 		t.Error(err)
 	}
 	build(t, curation(t, modelTOML("gamma", "")), s)
