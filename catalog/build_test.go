@@ -2,7 +2,6 @@ package catalog
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -15,6 +14,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"github.com/modelpipe/modelpipe/publish"
+	"github.com/modelpipe/modelpipe/publish/publishtest"
 )
 
 func build(t testing.TB, c *Curation, s publish.Store) *BuildResult {
@@ -224,7 +224,7 @@ func TestRecordTwice(t *testing.T) {
 	if err := o.PutRecord(ctx, liar, nil, nil); err == nil || !strings.Contains(err.Error(), "says something else of the same file") {
 		t.Errorf("got %v", err)
 	}
-	killed := operator(racing{s, func(name string) {
+	killed := operator(publishtest.Racing{Store: s, Before: func(name string) {
 		if strings.HasSuffix(name, RecordName) {
 			panic("killed")
 		}
@@ -283,17 +283,6 @@ func TestBrokenModel(t *testing.T) {
 	}
 }
 
-// racing is a store in which somebody else writes first.
-type racing struct {
-	publish.Store
-	before func(name string)
-}
-
-func (r racing) Put(ctx context.Context, name string, data []byte, prior publish.Version) (publish.Version, error) {
-	r.before(name)
-	return r.Store.Put(ctx, name, data, prior)
-}
-
 func TestTwoBuilders(t *testing.T) {
 	_, s := shop(t)
 	build(t, curation(t, two), s)
@@ -305,7 +294,7 @@ func TestTwoBuilders(t *testing.T) {
 		return data
 	}
 	var winner []byte
-	slow := racing{s, func(name string) {
+	slow := publishtest.Racing{Store: s, Before: func(name string) {
 		if name == IndexName("stable") && winner == nil {
 			build(t, curation(t, strings.Replace(two, `"Model"`, `"Winner"`, 1)), s)
 			winner = index()
@@ -319,7 +308,7 @@ func TestTwoBuilders(t *testing.T) {
 		t.Error("the loser has changed the channel")
 	}
 	// Two operators at once: the loser is told, and the log says so.
-	o := operator(racing{s, func(name string) {
+	o := operator(publishtest.Racing{Store: s, Before: func(name string) {
 		if name == LedgerName("alpha") {
 			if _, _, err := operator(s, day).Publish(t.Context(), "alpha", "stable", []string{record(t, "alpha", "Q8_0", "alphaQ8_0", day).Variant.ID}, ""); err != nil {
 				t.Error(err)
