@@ -1,11 +1,11 @@
-# make run    converts the bundled model and shows the plan and the result
+# make run    plans, converts, inspects and validates the bundled model
 # make test   runs every test
 # make ci     what .ci/run does: tests and gates
 GO    ?= go
 BIN   := bin/modelpipe
 MODEL := testdata/stories260K
 
-.PHONY: all build run test test-arm64 test-large bench ratios race fuzz lint generate ci clean
+.PHONY: all build run test test-arm64 test-xla test-large bench quality ratios race fuzz lint generate ci clean
 
 all: build
 
@@ -19,6 +19,7 @@ run: build
 	$(BIN) plan $(MODEL)
 	$(BIN) convert $(MODEL) -o out/stories260K.gguf
 	$(BIN) inspect out/stories260K.gguf
+	$(BIN) validate out/stories260K.gguf --against $(MODEL) --chunks 2 --report out/stories260K
 
 test:
 	$(GO) test ./...
@@ -32,8 +33,15 @@ test-arm64:
 	GOARCH=arm64 CGO_ENABLED=0 $(GO) test -short -timeout 30m \
 		$$(test "$$($(GO) env GOHOSTARCH)" = arm64 || echo -exec $(QEMU_ARM64)) ./quantize
 
-# Needs Python 3 with venv and pip: installs real models, runtimes and servers
-# from the registries under out/large and judges our output with them.
+# Needs Python 3 with pip, and cgo on linux/amd64: installs XLA's CPU plugin
+# from PyPI under out/large and holds its graphs to the plain definition.
+test-xla:
+	MODELPIPE_LARGE=1 $(GO) test -timeout 20m -count 1 -run '^TestLargeXLA$$' ./ops
+
+# Needs Python 3 with venv and pip: installs real models, runtimes, servers and
+# clients from the registries under out/large and judges our output with them.
+# npm's clients, Chromium and the program that MODELPIPE_LLAMA_SERVER names are
+# asked too where they are there.
 test-large:
 	MODELPIPE_LARGE=1 $(GO) test -timeout 60m -run Large ./...
 
@@ -47,13 +55,24 @@ bench: build
 	python3 bench/codecs.py $(BIN) $(PEER)/build/bin/libggml-base.so
 	$(PEER)/venv/bin/python bench/runs.py $(BIN) $(PEER) $(BENCH_MODEL) $(BENCH_TYPES)
 
+# What the presets lose on a real model, beside llama-perplexity's figures.
+# QUALITY keeps the model and the tools, QUALITY_TEXT is wikitext-2's raw test
+# split, QUALITY_IMATRIX an importance matrix of the model.
+QUALITY         ?= out/quality
+QUALITY_TEXT    ?= wiki.test.raw
+QUALITY_IMATRIX ?=
+quality:
+	bench/quality.sh $(QUALITY) $(QUALITY_TEXT) "$(QUALITY_IMATRIX)"
+
 # Fails where a fast codec has lost most of its recorded lead over the plain
 # one; `bench/ratios.sh --record` records anew.
 ratios:
 	bench/ratios.sh
 
+# What has goroutines, or data that they share.
 race:
-	$(GO) test -race -short ./gguf/... ./safetensors/... ./hub/... ./convert/...
+	$(GO) test -race -short ./gguf/... ./safetensors/... ./hub/... ./convert/... \
+		./publish/... ./catalog/... ./ops/... ./validate/...
 
 fuzz:
 	./internal/fuzzsmoke.sh

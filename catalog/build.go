@@ -553,7 +553,7 @@ func (b *builder) record(ctx context.Context, slug, id string, d *documents) (*R
 		if err != nil {
 			return nil, err
 		}
-		if r.Variant.Quality, err = readQuality(name, data); err != nil {
+		if r.Variant.Quality, err = readQuality(name, data, r.Variant.Files[0].SHA256); err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 	}

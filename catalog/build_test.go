@@ -2,7 +2,6 @@ package catalog
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -15,6 +14,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"github.com/modelpipe/modelpipe/publish"
+	"github.com/modelpipe/modelpipe/publish/publishtest"
 )
 
 func build(t testing.TB, c *Curation, s publish.Store) *BuildResult {
@@ -105,7 +105,7 @@ func TestBuild(t *testing.T) {
 func TestBuildSkips(t *testing.T) {
 	_, s := shop(t)
 	o := operator(s, day)
-	bad := strings.Replace(report1, `"passed":true`, `"passed":false`, 1)
+	bad := strings.ReplaceAll(string(reportOf("g")), `"pass":true`, `"pass":false`)
 	if err := o.PutRecord(t.Context(), record(t, "gamma", "Q8_0", "g", day), []byte(bad), nil); err != nil {
 		t.Fatal(err)
 	}
@@ -206,11 +206,13 @@ func TestRecordTwice(t *testing.T) {
 	_, s := shop(t)
 	ctx := t.Context()
 	o := operator(s, day)
-	if err := o.PutRecord(ctx, record(t, "alpha", "Q8_0", "alphaQ8_0", day.Add(time.Hour)), []byte(report1), []byte("{}")); err != nil {
+	if err := o.PutRecord(ctx, record(t, "alpha", "Q8_0", "alphaQ8_0", day.Add(time.Hour)), reportOf("alphaQ8_0"), []byte("{}")); err != nil {
 		t.Error(err)
 	}
-	other := strings.Replace(report1, "0.92", "0.93", 1)
-	if err := o.PutRecord(ctx, record(t, "alpha", "Q8_0", "alphaQ8_0", day), []byte(other), nil); err != nil {
+	other := func(content string) []byte {
+		return bytes.Replace(reportOf(content), []byte("0.92"), []byte("0.93"), 1)
+	}
+	if err := o.PutRecord(ctx, record(t, "alpha", "Q8_0", "alphaQ8_0", day), other("alphaQ8_0"), nil); err != nil {
 		t.Error(err)
 	}
 	build(t, curation(t, two), s)
@@ -222,16 +224,16 @@ func TestRecordTwice(t *testing.T) {
 	if err := o.PutRecord(ctx, liar, nil, nil); err == nil || !strings.Contains(err.Error(), "says something else of the same file") {
 		t.Errorf("got %v", err)
 	}
-	killed := operator(racing{s, func(name string) {
+	killed := operator(publishtest.Racing{Store: s, Before: func(name string) {
 		if strings.HasSuffix(name, RecordName) {
 			panic("killed")
 		}
 	}}, day)
 	func() {
 		defer func() { recover() }()
-		killed.PutRecord(ctx, record(t, "gamma", "Q8_0", "g", day), []byte(report1), nil)
+		killed.PutRecord(ctx, record(t, "gamma", "Q8_0", "g", day), reportOf("g"), nil)
 	}()
-	if err := o.PutRecord(ctx, record(t, "gamma", "Q8_0", "g", day), []byte(other), nil); err != nil {
+	if err := o.PutRecord(ctx, record(t, "gamma", "Q8_0", "g", day), other("g"), nil); err != nil {
 		t.Error(err)
 	}
 	build(t, curation(t, modelTOML("gamma", "")), s)
@@ -281,17 +283,6 @@ func TestBrokenModel(t *testing.T) {
 	}
 }
 
-// racing is a store in which somebody else writes first.
-type racing struct {
-	publish.Store
-	before func(name string)
-}
-
-func (r racing) Put(ctx context.Context, name string, data []byte, prior publish.Version) (publish.Version, error) {
-	r.before(name)
-	return r.Store.Put(ctx, name, data, prior)
-}
-
 func TestTwoBuilders(t *testing.T) {
 	_, s := shop(t)
 	build(t, curation(t, two), s)
@@ -303,7 +294,7 @@ func TestTwoBuilders(t *testing.T) {
 		return data
 	}
 	var winner []byte
-	slow := racing{s, func(name string) {
+	slow := publishtest.Racing{Store: s, Before: func(name string) {
 		if name == IndexName("stable") && winner == nil {
 			build(t, curation(t, strings.Replace(two, `"Model"`, `"Winner"`, 1)), s)
 			winner = index()
@@ -317,7 +308,7 @@ func TestTwoBuilders(t *testing.T) {
 		t.Error("the loser has changed the channel")
 	}
 	// Two operators at once: the loser is told, and the log says so.
-	o := operator(racing{s, func(name string) {
+	o := operator(publishtest.Racing{Store: s, Before: func(name string) {
 		if name == LedgerName("alpha") {
 			if _, _, err := operator(s, day).Publish(t.Context(), "alpha", "stable", []string{record(t, "alpha", "Q8_0", "alphaQ8_0", day).Variant.ID}, ""); err != nil {
 				t.Error(err)

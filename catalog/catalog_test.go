@@ -3,36 +3,14 @@ package catalog
 import (
 	"bytes"
 	"encoding/json"
-	"flag"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
+
+	"github.com/modelpipe/modelpipe/internal/golden"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
-
-// golden compares what a test made with a file of the repository.
-func golden(t *testing.T, name string, got []byte) {
-	t.Helper()
-	if *update {
-		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(name, got, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(got, want) {
-		t.Errorf("%s differs from what the program makes; go test -update writes it anew", name)
-	}
-}
 
 func example(t *testing.T) []byte {
 	t.Helper()
@@ -65,7 +43,7 @@ func compileSchema(t *testing.T, text []byte) *jsonschema.Schema {
 // TestSchema holds the committed schemas to the types.
 func TestSchema(t *testing.T) {
 	for name, schema := range Schemas {
-		golden(t, "../docs/schema/"+name+".schema.json", schema())
+		golden.Check(t, "../../docs/schema/"+name+".schema.json", string(schema()))
 		compileSchema(t, schema())
 	}
 }
@@ -84,7 +62,7 @@ func TestExample(t *testing.T) {
 	if err := json.Indent(&indented, out, "", "  "); err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "testdata/catalog.json", indented.Bytes())
+	golden.Check(t, "catalog.json", indented.String())
 	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(out))
 	if err != nil {
 		t.Fatal(err)

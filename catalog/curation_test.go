@@ -9,6 +9,8 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 	"github.com/santhosh-tekuri/jsonschema/v6"
+
+	"github.com/modelpipe/modelpipe/internal/golden"
 )
 
 // TestCurationSchema: what the program reads, the schema for editors allows.
@@ -147,7 +149,7 @@ func TestDraft(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "testdata/draft.toml", text)
+	golden.Check(t, "draft.toml", string(text))
 	// The draft is a curation file.
 	c := curation(t, string(text))
 	if c.Models[0].Slug != "nice-model-1.5b.instruct" || c.Models[0].License.SPDX != "Apache-2.0" {

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -60,8 +61,13 @@ func record(t testing.TB, slug, name, content string, created time.Time) *Record
 	return r
 }
 
-const report1 = `{"kld":{"mean":0.04,"p99":0.5,"max":6},"top1":0.92,"ppl":{"reference":12.4,"candidate":12.9},
-"tokens":{"equal":true},"structure":{"ok":true},"gates":[{"name":"kld.mean","limit":0.06,"value":0.04,"passed":true}],"more":1}`
+// reportOf is the report about a file with the content.
+func reportOf(content string) []byte {
+	return fmt.Appendf(nil, `{"schema":"modelpipe.report/1","pass":true,"candidate":{"sha256":%q},
+"kld":{"mean":0.04,"p99":0.5,"max":6},"top1":0.92,"ppl":{"reference":12.4,"candidate":12.9},
+"tokens":{"equal":true},"structure":{"ok":true},"gates":[{"name":"structure.ok","limit":true,"value":true,"pass":true},
+{"name":"kld.mean","limit":0.06,"value":0.04,"pass":true}],"more":1}`, strings.TrimPrefix(string(digest(content)), "sha256:"))
+}
 
 func store(t testing.TB, dir string) publish.Store {
 	t.Helper()
@@ -114,7 +120,7 @@ func shop(t testing.TB) (string, publish.Store) {
 	o := operator(s, day)
 	for _, slug := range []string{"alpha", "beta"} {
 		for _, name := range []string{"Q8_0", "Q4_K_M"} {
-			if err := o.PutRecord(t.Context(), record(t, slug, name, slug+name, day), []byte(report1), nil); err != nil {
+			if err := o.PutRecord(t.Context(), record(t, slug, name, slug+name, day), reportOf(slug+name), nil); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -16,7 +16,7 @@ func FuzzDecode(f *testing.F) {
 	}
 	f.Add(data)
 	f.Add([]byte(`{"$schema":"` + IndexSchemaID + `","channel":"stable","models":0,"bits":0,"nodes":[{"sha256":"` + string(digest("")) + `","size":1,"models":0}]}`))
-	f.Add([]byte(report1))
+	f.Add(reportOf(""))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if x, err := DecodeIndex(data); err == nil {
 			out, err := Encode(x)
@@ -29,7 +29,7 @@ func FuzzDecode(f *testing.F) {
 		}
 		DecodeRecord(data)
 		DecodeLedger(data)
-		DecodeQuality(data)
+		DecodeQuality(data, digest(""))
 		c, err := Decode(data)
 		if err != nil {
 			return

@@ -66,7 +66,7 @@ func manyModels(t testing.TB, dir string, n int) string {
 			r := record(t, slug, name, slug+name, day.Add(time.Duration(i)*time.Second))
 			dir := VariantDir(slug, r.Variant.ID)
 			var err error
-			if r.Variant.Quality, err = readQuality(dir+"/"+ReportName, []byte(report1)); err != nil {
+			if r.Variant.Quality, err = readQuality(dir+"/"+ReportName, reportOf(slug+name), digest(slug+name)); err != nil {
 				t.Fatal(err)
 			}
 			data, err := Encode(r)

@@ -38,7 +38,7 @@ func (o *Operator) PutRecord(ctx context.Context, r *Record, report, attestation
 	name := path.Join(dir, RecordName)
 	full := *r
 	if report != nil {
-		q, err := readQuality(path.Join(dir, ReportName), report)
+		q, err := readQuality(path.Join(dir, ReportName), report, r.Variant.Files[0].SHA256)
 		if err != nil {
 			return err
 		}

@@ -285,8 +285,17 @@ func (r *Record) validate() error {
 	return nil
 }
 
+// ReportSchema names the reports of validation that the catalog reads
+// (docs/report.schema.json).
+const ReportSchema = "modelpipe.report/1"
+
 // report is what the catalog takes from a report of validation.
 type report struct {
+	Schema    string `json:"schema"`
+	Pass      bool   `json:"pass"`
+	Candidate struct {
+		SHA256 string `json:"sha256"` // of the file, or of the first part
+	} `json:"candidate"`
 	KLD    *KLD     `json:"kld"`
 	Top1   *float64 `json:"top1"`
 	PPL    *PPL     `json:"ppl"`
@@ -296,26 +305,75 @@ type report struct {
 	Structure struct {
 		OK *bool `json:"ok"`
 	} `json:"structure"`
-	Gates []Gate `json:"gates"`
+	Gates []struct {
+		Name  string `json:"name"`
+		Limit any    `json:"limit"` // number or bool
+		Value any    `json:"value"`
+		Pass  bool   `json:"pass"`
+	} `json:"gates"`
 }
 
 // DecodeQuality reads the figures of a report of validation: kld, top1, ppl,
-// tokens.equal, structure.ok and gates. What else it has is for people.
-func DecodeQuality(data []byte) (*Quality, error) {
+// tokens.equal, structure.ok and gates. What else it has is for people. The
+// report must be of the file with the digest, the first of several, and must
+// have judged something.
+func DecodeQuality(data []byte, file Digest) (*Quality, error) {
 	var r report
 	if err := json.Unmarshal(data, &r); err != nil {
 		return nil, fmt.Errorf("report: %w", jsonError(err))
 	}
-	q := &Quality{KLD: r.KLD, Top1: r.Top1, PPL: r.PPL, TokensEqual: r.Tokens.Equal, StructureOK: r.Structure.OK, Gates: r.Gates}
+	if r.Schema != ReportSchema {
+		return nil, fmt.Errorf("report: schema is %.80q, want %q", r.Schema, ReportSchema)
+	}
+	if got := Digest("sha256:" + r.Candidate.SHA256); got != file {
+		return nil, fmt.Errorf("report: candidate.sha256: is of another file: %.80q, want %s", got, file)
+	}
+	q := &Quality{KLD: r.KLD, Top1: r.Top1, PPL: r.PPL, TokensEqual: r.Tokens.Equal, StructureOK: r.Structure.OK}
+	for i, g := range r.Gates {
+		limit, err1 := gateFigure(g.Limit)
+		value, err2 := gateFigure(g.Value)
+		if err := errors.Join(err1, err2); err != nil {
+			return nil, fmt.Errorf("report: gates[%d]: %w", i, err)
+		}
+		q.Gates = append(q.Gates, Gate{Name: g.Name, Limit: limit, Value: value, Passed: g.Pass})
+	}
+	if q.KLD != nil {
+		for _, v := range []*float64{&q.KLD.Mean, &q.KLD.P99, &q.KLD.Max} {
+			if *v > -kldRounding {
+				*v = max(0, *v)
+			}
+		}
+	}
 	if err := check(q, "json"); err != nil {
 		return nil, fmt.Errorf("report: %w", err)
+	}
+	if len(q.Gates) == 0 {
+		return nil, errors.New("report: gates: nothing was judged")
+	}
+	if q.Passed() != r.Pass {
+		return nil, fmt.Errorf("report: pass is %t, and its gates, tokens and structure say %t", r.Pass, q.Passed())
 	}
 	return q, nil
 }
 
-// readQuality reads a report that lies in the store under a name.
-func readQuality(name string, data []byte) (*Quality, error) {
-	q, err := DecodeQuality(data)
+// kldRounding is how far, in nats, rounding can put a divergence of nothing
+// below zero.
+const kldRounding = 1e-4
+
+// gateFigure is the number of a gate; those that something holds have none.
+func gateFigure(v any) (*float64, error) {
+	switch v := v.(type) {
+	case float64:
+		return &v, nil
+	case bool:
+		return nil, nil
+	}
+	return nil, fmt.Errorf("limit and value: want a number, true or false, got %.80v", v)
+}
+
+// readQuality reads a report of a file that lies in the store under a name.
+func readQuality(name string, data []byte, file Digest) (*Quality, error) {
+	q, err := DecodeQuality(data, file)
 	if err != nil {
 		return nil, err
 	}

@@ -47,6 +47,10 @@ type Architecture struct {
 	// Arch and Pre. VocabKeys come after its keys and win over them.
 	Vocab     tokenizer.Options
 	VocabKeys []Key
+
+	// Differs says what llama.cpp computes in another way than the model's own
+	// code; "" where it does not. It becomes a note of the plan.
+	Differs func(m *Model) (string, error)
 }
 
 // A Key is one metadata entry. Name has "{arch}." put before it unless it

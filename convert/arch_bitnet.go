@@ -2,6 +2,7 @@ package convert
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/modelpipe/modelpipe/tokenizer"
 )
@@ -26,8 +27,26 @@ var _ = register(Architecture{
 		norm("layers.{bid}.mlp.ffn_sub_norm", block+"ffn_sub_norm", "ff"),
 		may("layers.{bid}.mlp.ffn_layernorm.weight", block+"ffn_sub_norm.weight", "ff"),
 		finalNorm, head),
-	Vocab: tokenizer.Options{SpacePrefixFromConfig: true},
+	Vocab:   tokenizer.Options{SpacePrefixFromConfig: true},
+	Differs: squaredReLU,
 })
+
+// squaredReLU is a note about models with that activation, the default of
+// transformers' class, in whose place llama.cpp computes the SiLU of the first
+// models (docs/architectures.md).
+func squaredReLU(m *Model) (string, error) {
+	act := "relu2"
+	if m.Config.Has("hidden_act") {
+		var err error
+		if act, err = m.Config.Text("hidden_act"); err != nil {
+			return "", err
+		}
+	}
+	if act == "silu" {
+		return "", nil
+	}
+	return fmt.Sprintf("the model's activation is %s, and llama.cpp computes SiLU for every BitNet: it will not predict what the source predicts", act), nil
+}
 
 // ternary lets only weights pass that are stored as three values.
 type ternary struct{}

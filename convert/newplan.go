@@ -232,7 +232,17 @@ func (m *Model) header(o Options, outs []output) (gguf.Metadata, []string, error
 	for _, kv := range o.Meta {
 		md.Set(kv.Key, kv.Value)
 	}
-	return md, append(notes, m.vocab.Notes...), nil
+	notes = append(notes, m.vocab.Notes...)
+	if m.arch.Differs != nil {
+		note, err := m.arch.Differs(m)
+		if err != nil {
+			return nil, nil, err
+		}
+		if note != "" {
+			notes = append(notes, note)
+		}
+	}
+	return md, notes, nil
 }
 
 // checkExperts holds what a token uses against what there is.

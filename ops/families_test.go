@@ -1,33 +1,17 @@
 package ops
 
 import (
-	"archive/zip"
 	"encoding/json"
-	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
 
+	"github.com/modelpipe/modelpipe/internal/golden"
 	"github.com/modelpipe/modelpipe/ops/fromhf"
 	"github.com/modelpipe/modelpipe/ops/plain"
 )
-
-// unpacked is a zip file's content.
-func unpacked(t *testing.T, name string) fs.FS {
-	t.Helper()
-	z, err := zip.OpenReader(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer z.Close()
-	dir := t.TempDir()
-	if err := os.CopyFS(dir, z); err != nil {
-		t.Fatal(err)
-	}
-	return os.DirFS(dir)
-}
 
 // TestFamilies runs tiny models of real families on the Go backend and in
 // float64.
@@ -42,7 +26,7 @@ func TestFamilies(t *testing.T) {
 		if testing.Short() && i%5 != 0 {
 			continue
 		}
-		m, err := fromhf.Open(t.Context(), unpacked(t, name))
+		m, err := fromhf.Open(t.Context(), golden.Unzip(t, name))
 		if err != nil {
 			t.Logf("not read: %v", err) // package fromhf's tests say which must be
 			continue

@@ -13,6 +13,8 @@ import (
 	"sync"
 
 	"github.com/minio/crc64nvme"
+
+	"github.com/modelpipe/modelpipe/internal/bulkhash"
 )
 
 // pieceBytes is how much of the content one goroutine reads at once: the size
@@ -164,7 +166,7 @@ type digests struct {
 	crc uint64    // CRC-64/NVME
 }
 
-func newDigests() *digests { return &digests{sum: sha256.New()} }
+func newDigests() *digests { return &digests{sum: bulkhash.NewSHA256()} }
 
 func (d *digests) write(p []byte) {
 	d.sum.Write(p)

@@ -1,7 +1,6 @@
 package validate
 
 import (
-	"archive/zip"
 	"bytes"
 	"context"
 	"io"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/modelpipe/modelpipe/convert"
 	"github.com/modelpipe/modelpipe/gguf"
+	"github.com/modelpipe/modelpipe/internal/golden"
 	"github.com/modelpipe/modelpipe/quantize"
 )
 
@@ -22,20 +22,7 @@ const goldens = "../convert/testdata/golden"
 // goldenModel is a tiny model of the converter's tests, in memory.
 func goldenModel(t testing.TB, name string) fstest.MapFS {
 	t.Helper()
-	archive, err := zip.OpenReader(filepath.Join(goldens, name, "hf.zip"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer archive.Close()
-	source := fstest.MapFS{}
-	for _, f := range archive.File {
-		data, err := fs.ReadFile(archive, f.Name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		source[f.Name] = &fstest.MapFile{Data: data}
-	}
-	return source
+	return golden.Unzip(t, filepath.Join(goldens, name, "hf.zip"))
 }
 
 // stories is the bundled model with real weights.

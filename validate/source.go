@@ -2,7 +2,6 @@ package validate
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -12,6 +11,7 @@ import (
 	"path"
 
 	"github.com/modelpipe/modelpipe/gguf"
+	"github.com/modelpipe/modelpipe/internal/bulkhash"
 	"github.com/modelpipe/modelpipe/ops/fromgguf"
 	"github.com/modelpipe/modelpipe/ops/fromhf"
 	"github.com/modelpipe/modelpipe/tokenizer"
@@ -140,7 +140,7 @@ func digest(ctx context.Context, fsys fs.FS, name string) (FileDigest, error) {
 		return FileDigest{}, err
 	}
 	defer f.Close()
-	h := sha256.New()
+	h := bulkhash.NewSHA256()
 	n, err := io.Copy(h, contextReader{ctx, f})
 	if err != nil {
 		return FileDigest{}, fmt.Errorf("digest of %s: %w", name, err)

@@ -3,16 +3,14 @@ package validate
 import (
 	"encoding/json"
 	"errors"
-	"flag"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/modelpipe/modelpipe/internal/golden"
 	"github.com/modelpipe/modelpipe/tokenizer"
 )
-
-var update = flag.Bool("update", false, "rewrite the files of testdata that are made from the code")
 
 // TestRender holds the renderer to what jinja2 makes of published templates
 // (testdata/chat/make.py).
@@ -25,16 +23,7 @@ func TestRender(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text = append(text, '\n')
-	const file = "testdata/chat/conversations.json"
-	if *update {
-		if err := os.WriteFile(file, text, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if have, err := os.ReadFile(file); err != nil || string(have) != string(text) {
-		t.Fatalf("%s is not what the code has (%v): run with -update, then make.py", file, err)
-	}
+	golden.Check(t, "chat/conversations.json", string(text)+"\n") // then make.py
 	var expected map[string]map[string]string
 	data, err := os.ReadFile("testdata/chat/expected.json")
 	if err != nil {

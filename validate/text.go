@@ -4,9 +4,10 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
+	"github.com/modelpipe/modelpipe/ops/calibrate"
+	"github.com/modelpipe/modelpipe/ops/spec"
 	"github.com/modelpipe/modelpipe/tokenizer"
 )
 
@@ -32,20 +33,11 @@ func cutChunks(e tokenizer.Encoder, v *tokenizer.Vocabulary, text string, n, ctx
 	if err != nil {
 		return nil, fmt.Errorf("encode the text: %w", err)
 	}
-	if len(ids) < ctx {
-		return nil, fmt.Errorf("the text is %d tokens: shorter than a chunk of %d", len(ids), ctx)
+	bos, has := v.SpecialID("bos")
+	if !has || !addsBOS(e, bos) {
+		bos = spec.None
 	}
-	bos, hasBOS := v.SpecialID("bos")
-	addsBOS := hasBOS && bos >= 0 && ids[0] == bos && addsBOS(e, bos)
-	var chunks [][]int32
-	for at := 0; at+ctx <= len(ids) && len(chunks) < n; at += ctx {
-		chunk := slices.Clone(ids[at : at+ctx])
-		if addsBOS {
-			chunk[0] = bos
-		}
-		chunks = append(chunks, chunk)
-	}
-	return chunks, nil
+	return calibrate.Chunks(ids, bos, n, ctx)
 }
 
 // addsBOS says whether an encoder puts a BOS in front of a text.

@@ -235,7 +235,7 @@ func TestErrors(t *testing.T) {
 		says   string
 	}{
 		{"another model", goldenModel(t, "llama3"), q8, Options{}, "the candidate is another model: its"},
-		{"text shorter than a chunk", stories(t), q8, Options{Text: "too short"}, "shorter than a chunk of 64"},
+		{"text shorter than a chunk", stories(t), q8, Options{Text: "too short"}, "fewer than a chunk of 64"},
 		{"KLD gate without logits", stories(t), q8, Options{MaxKLD: &limit, Skip: []string{CheckLogits}}, "gate on a metric that is not computed: kld.mean"},
 		{"top-1 gate of an encoder", goldenModel(t, "bert"), converted(t, goldenModel(t, "bert"), "bert", ""), Options{MinTop1: &limit}, "gate on a metric that is not computed: top1"},
 		{"NaN weights", stories(t), nan, Options{}, "tensor blk.0.attn_norm.weight: row 0, column 3 is NaN"},

@@ -26,6 +26,7 @@ import (
 
 	"github.com/modelpipe/modelpipe/catalog"
 	"github.com/modelpipe/modelpipe/publish"
+	"github.com/modelpipe/modelpipe/publish/publishtest"
 )
 
 var day = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
@@ -494,7 +495,7 @@ func TestTwoSigners(t *testing.T) {
 	w.sign()
 	w.index("two")
 	winner := *w.repo
-	w.repo.Store = racing{winner.Store, func(name string) {
+	w.repo.Store = publishtest.Racing{Store: winner.Store, Before: func(name string) {
 		if name == "metadata/timestamp.json" {
 			if _, err := winner.Sign(t.Context()); err != nil {
 				t.Error(err)
@@ -509,16 +510,6 @@ func TestTwoSigners(t *testing.T) {
 	if r := w.sign(); len(r.Written) != 0 {
 		t.Errorf("written: %q", r.Written)
 	}
-}
-
-type racing struct {
-	publish.Store
-	before func(name string)
-}
-
-func (r racing) Put(ctx context.Context, name string, data []byte, prior publish.Version) (publish.Version, error) {
-	r.before(name)
-	return r.Store.Put(ctx, name, data, prior)
 }
 
 // TestKilled: a signer that is killed at any write leaves what readers see,

@@ -33,6 +33,7 @@ func init() { register(newCalibrate) }
 // calibration is what the flags of calibrate say.
 type calibration struct {
 	text          string
+	pre           string
 	chunks, ctx   int
 	output        string
 	resume        bool
@@ -68,6 +69,7 @@ part of the layers, and --merge takes in what was done elsewhere.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&c.text, "text", "", "the `FILE` with the text")
+	f.StringVar(&c.pre, "pre", "", "tokenizer.ggml.pre, for a pre-tokenizer that is not recognised")
 	f.IntVar(&c.chunks, "chunks", 0, "use the first `N` chunks of the text (default all)")
 	f.IntVar(&c.ctx, "ctx", 512, "tokens of a chunk")
 	f.StringVarP(&c.output, "output", "o", "", "the `PATH` of the importance matrix")
@@ -106,7 +108,7 @@ func (a *app) calibrate(ctx context.Context, arg string, c *calibration) error {
 		return err
 	}
 	defer s.close()
-	m, err := a.openModel(ctx, s)
+	m, err := a.openModel(ctx, s, c.pre)
 	if err != nil {
 		return err
 	}
@@ -233,11 +235,14 @@ type openedModel struct {
 }
 
 // openModel opens a .gguf, or a model in Hugging Face's layout as the GGUF file
-// that convert would write.
-func (a *app) openModel(ctx context.Context, s *source) (*openedModel, error) {
+// that convert would write with a pre-tokenizer, "" for the one it recognises.
+func (a *app) openModel(ctx context.Context, s *source, pre string) (*openedModel, error) {
 	if s.file != "" {
 		if !strings.HasSuffix(s.file, ".gguf") {
 			return nil, usagef("%s: want a model folder, hf://org/name or a .gguf file", s.arg)
+		}
+		if pre != "" {
+			return nil, usagef("--pre: %s says itself what its pre-tokenizer is", s.arg)
 		}
 		f, err := gguf.OpenFS(s.fsys, s.file)
 		if err != nil {
@@ -250,7 +255,7 @@ func (a *app) openModel(ctx context.Context, s *source) (*openedModel, error) {
 		}
 		return &openedModel{m, f.Header, f.Close}, nil
 	}
-	p, err := convert.NewPlan(ctx, s.fsys, convert.Options{Source: cmp.Or(s.repo, s.name), Repository: s.repo, Commit: s.commit})
+	p, err := convert.NewPlan(ctx, s.fsys, convert.Options{Source: cmp.Or(s.repo, s.name), Repository: s.repo, Commit: s.commit, Pre: pre})
 	if err != nil {
 		return nil, err
 	}

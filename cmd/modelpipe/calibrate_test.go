@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/modelpipe/modelpipe/hub/hubtest"
+	"github.com/modelpipe/modelpipe/internal/golden"
 	"github.com/modelpipe/modelpipe/quantize"
 )
 
@@ -144,6 +145,53 @@ func TestCalibrateRemote(t *testing.T) {
 	}
 	if !bytes.Equal(matrices[0], matrices[1]) {
 		t.Error("the matrices differ")
+	}
+}
+
+// TestCalibratePre: a pre-tokenizer that is not recognised can be given by
+// hand, and the matrix is then that of the model with the right one.
+func TestCalibratePre(t *testing.T) {
+	source := golden.Unzip(t, "../../convert/testdata/golden/llama3/hf.zip")
+	known, unknown := t.TempDir(), t.TempDir()
+	if err := os.CopyFS(known, source); err != nil {
+		t.Fatal(err)
+	}
+	tokenizer := source["tokenizer.json"]
+	spoiled := bytes.Replace(tokenizer.Data, []byte(`\\p{N}{1,3}`), []byte(`\\p{N}{1,9}`), 1)
+	if bytes.Equal(spoiled, tokenizer.Data) {
+		t.Fatal("the golden has another pre-tokenizer")
+	}
+	tokenizer.Data = spoiled
+	if err := os.CopyFS(unknown, source); err != nil {
+		t.Fatal(err)
+	}
+	matrix := filepath.Join(t.TempDir(), "imatrix.gguf")
+	read := func() []byte {
+		data, err := os.ReadFile(matrix)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	run := func(args ...string) (int, string) {
+		code, _, stderr := try(t, append([]string{"calibrate", "--text", calibrationText, "-o", matrix, "--device", "cpu", "--ctx", "64", "--chunks", "1"}, args...)...)
+		return code, stderr
+	}
+	if code, stderr := run(known); code != exitDone {
+		t.Fatal(stderr)
+	}
+	want := read()
+	if code, stderr := run(unknown); code != exitFailed || !strings.Contains(stderr, "--pre NAME") {
+		t.Errorf("exit %d, %s", code, stderr)
+	}
+	if code, stderr := run(unknown, "--pre", "llama-bpe"); code != exitDone {
+		t.Fatal(stderr)
+	}
+	if !bytes.Equal(read(), want) {
+		t.Error("another matrix than with the pre-tokenizer that is recognised")
+	}
+	if code, stderr := run("../../ops/calibrate/testdata/stories260K.gguf", "--pre", "llama-bpe"); code != exitUsage || !strings.Contains(stderr, "says itself") {
+		t.Errorf("exit %d, %s", code, stderr)
 	}
 }
 

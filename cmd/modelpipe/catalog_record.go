@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -19,6 +18,7 @@ import (
 	"github.com/modelpipe/modelpipe/catalog"
 	"github.com/modelpipe/modelpipe/catalog/trust"
 	"github.com/modelpipe/modelpipe/gguf"
+	"github.com/modelpipe/modelpipe/internal/bulkhash"
 	"github.com/modelpipe/modelpipe/publish"
 )
 
@@ -136,7 +136,7 @@ func (a *app) catalogRecord(ctx context.Context, name string, r *recording) erro
 
 // digestOf returns the SHA-256 of what a reader has, in hexadecimal.
 func digestOf(ctx context.Context, r io.Reader) (string, error) {
-	h := sha256.New()
+	h := bulkhash.NewSHA256()
 	buffer := make([]byte, 1<<20)
 	for {
 		n, err := r.Read(buffer)

@@ -2,12 +2,16 @@ package main
 
 import (
 	"encoding/json"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/modelpipe/modelpipe/catalog"
+	"github.com/modelpipe/modelpipe/validate"
 )
 
 // must runs a command line that must succeed and returns its stdout.
@@ -26,6 +30,37 @@ func denied(t *testing.T, code int, want string, arguments ...string) {
 	got, _, stderr := try(t, arguments...)
 	if got != code || !strings.Contains(stderr, want) {
 		t.Errorf("%q: exit %d, %s, want %d with %q", arguments, got, stderr, code, want)
+	}
+}
+
+// sameAsReport holds what a catalog says of a variant's quality to the report
+// that validate wrote.
+func sameAsReport(t *testing.T, name string, got catalog.Quality) {
+	t.Helper()
+	data, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r validate.Report
+	if err := json.Unmarshal(data, &r); err != nil {
+		t.Fatal(err)
+	}
+	if got.KLD == nil || got.Top1 == nil || got.PPL == nil || got.TokensEqual == nil || got.StructureOK == nil || got.Report == nil {
+		t.Fatalf("%s: got %+v", name, got)
+	}
+	if math.Abs(got.KLD.Mean-r.KLD.Mean) > 1e-6 || math.Abs(got.KLD.P99-r.KLD.P99) > 1e-6 || math.Abs(got.KLD.Max-r.KLD.Max) > 1e-6 ||
+		*got.Top1 != *r.Top1 || *got.PPL != catalog.PPL(*r.PPL) || *got.TokensEqual != r.Tokens.Equal || *got.StructureOK != r.Structure.OK {
+		t.Errorf("%s: got %+v", name, got)
+	}
+	if len(got.Gates) != len(r.Gates) || len(r.Gates) < 4 || got.Passed() != r.Pass {
+		t.Fatalf("%s: got %d gates, want %d", name, len(got.Gates), len(r.Gates))
+	}
+	for i, want := range r.Gates {
+		g := got.Gates[i]
+		limit, measured := want.Limit.(float64)
+		if g.Name != want.Name || g.Passed != want.Pass || (g.Limit != nil) != measured || measured && (*g.Limit != limit || *g.Value != want.Value) {
+			t.Errorf("%s: got gate %+v, want %+v", name, g, want)
+		}
 	}
 }
 
@@ -99,11 +134,12 @@ func TestCatalog(t *testing.T) {
 	if out := must(t, "catalog", "keys", "--trust", policy); !strings.Contains(out, "root: 2 of 3 keys, valid for 365 days") {
 		t.Errorf("got %s", out)
 	}
-	report := write("report.json", `{"kld":{"mean":0.001,"p99":0.01,"max":0.1},"top1":0.99,"gates":[{"name":"kld.mean","limit":0.01,"value":0.001,"passed":true}]}`)
 	ids := map[string]string{}
 	for _, typ := range []string{"q8_0", "f32"} {
 		conversion := write(typ+".json", must(t, "convert", "../../testdata/stories260K", "--type", typ, "-o", in(typ+".gguf"), "--json"))
 		name := strings.ToUpper(typ)
+		report := in(typ + "-report.json")
+		must(t, with(quickly, "validate", in(typ+".gguf"), "--against", stories, "--report", report)...)
 		ids[name] = strings.TrimSpace(must(t, "catalog", "record", in(typ+".gguf"), "--store", store, "--model", "stories", "--variant", name,
 			"--source", "hf://karpathy/tinyllamas", "--commit", strings.Repeat("0a", 20), "--conversion", conversion, "--report", report, "--trust", policy))
 	}
@@ -132,14 +168,21 @@ func TestCatalog(t *testing.T) {
 	var m struct {
 		Slug     string `json:"slug"`
 		Variants []struct {
+			Name   string `json:"name"`
 			Memory struct {
 				PerToken int64 `json:"per_token_bytes"`
 			} `json:"memory"`
+			Quality catalog.Quality `json:"quality"`
 		} `json:"variants"`
 	}
 	if err := json.Unmarshal([]byte(must(t, "catalog", "show", server.URL, "tiny")), &m); err != nil || m.Slug != "stories" || len(m.Variants) != 2 || m.Variants[0].Memory.PerToken != 5*4*(8+8)*2 {
 		t.Errorf("got %+v, %v", m, err)
 	}
+	for _, v := range m.Variants {
+		sameAsReport(t, in(strings.ToLower(v.Name)+"-report.json"), v.Quality)
+	}
+	denied(t, exitFailed, "candidate.sha256: is of another file", "catalog", "record", in("f32.gguf"), "--store", store, "--model", "stories", "--variant", "other",
+		"--source", "hf://karpathy/tinyllamas", "--report", in("q8_0-report.json"))
 	if out := must(t, "catalog", "lint", "-f", file, "--store", store); out != "warning: stories: has no chat template\n" {
 		t.Errorf("got %s", out)
 	}

@@ -92,9 +92,12 @@ func newRoot(a *app) *cobra.Command {
 	var level string
 	root := &cobra.Command{
 		Use:   "modelpipe",
-		Short: "Convert open models into GGUF files for the edge",
-		Long: `Modelpipe converts a model folder or a Hugging Face repository into a GGUF
-file, planned before it is read and rendered in one streaming pass.
+		Short: "Take open models from the Hugging Face Hub to the edge",
+		Long: `Modelpipe takes open models from the Hugging Face Hub to the edge: it converts
+them into GGUF files, planned before a weight is read and rendered in one
+streaming pass, measures what that cost and judges the files, publishes them to
+folders, buckets and registries, and keeps the signed catalog that gateways and
+nodes read.
 
 The result goes to stdout, progress and logs go to stderr.
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 a gate said no (quality, budget,

@@ -350,6 +350,9 @@ func openReference(ctx context.Context, s *source) (*validate.Source, func() err
 	return r, f.Close, nil
 }
 
+// anyPre is a pre-tokenizer for files of which only the tensors are read.
+const anyPre = "default"
+
 // bestStock plans every stock preset that the model can be in and returns the
 // largest one whose tensors have at most maxBytes.
 func bestStock(ctx context.Context, s *source, importance *quantize.Imatrix, maxBytes int64) (*validate.StockFile, error) {
@@ -358,7 +361,7 @@ func bestStock(ctx context.Context, s *source, importance *quantize.Imatrix, max
 	var refused error
 	most := int64(-1)
 	for _, preset := range quantize.PresetNames() {
-		o := convert.Options{Source: s.name, Repository: s.repo, Commit: s.commit, Types: convert.NewTypePolicy(quantize.Recipe{Preset: preset}, importance, "")}
+		o := convert.Options{Source: s.name, Repository: s.repo, Commit: s.commit, Pre: anyPre, Types: convert.NewTypePolicy(quantize.Recipe{Preset: preset}, importance, "")}
 		var p *convert.Plan
 		var err error
 		if s.file != "" {

@@ -44,7 +44,7 @@ func TestValidate(t *testing.T) {
 		{"unknown check", []string{"--against", stories, "--skip", "gates"}, exitUsage, "", "--skip gates: want tokens", false},
 		{"no metric", []string{"--against", stories, "--min-top1", "0.9", "--skip", "logits"}, exitUsage, "", "gate on a metric that is not computed: top1", false},
 		{"no share", []string{"--against", stories, "--min-top1", "90"}, exitUsage, "", "want a share from 0 to 1", false},
-		{"short text", []string{"--against", stories, "--text", text}, exitFailed, "", "shorter than a chunk of 64", false},
+		{"short text", []string{"--against", stories, "--text", text}, exitFailed, "", "fewer than a chunk of 64", false},
 		{"empty text", []string{"--against", stories, "--text", empty}, exitFailed, "", "is empty", false},
 		{"no plugin", []string{"--against", stories, "--device", "xla:/no/such/plugin.so"}, exitFailed, "", "device xla:/no/such/plugin.so", false},
 		{"no server", []string{"--against", stories, "--runtime", "http://127.0.0.1:1"}, exitUnavailable, "", "runtime is not available", false},

@@ -1,7 +1,6 @@
 package fromhf
 
 import (
-	"archive/zip"
 	"context"
 	"encoding/binary"
 	"io"
@@ -12,6 +11,7 @@ import (
 	"testing"
 	"testing/fstest"
 
+	"github.com/modelpipe/modelpipe/internal/golden"
 	"github.com/modelpipe/modelpipe/ops/plain"
 	"github.com/modelpipe/modelpipe/ops/spec"
 	"github.com/modelpipe/modelpipe/safetensors"
@@ -29,35 +29,9 @@ var prompt = []int32{
 	365, 155, 459, 277, 109, 455, 315, 189, 77, 479, 395, 325, 269, 227, 199, 185, 185, 199, 227, 269,
 }
 
-// unzip reads an archive into memory.
-func unzip(t testing.TB, name string) fstest.MapFS {
-	t.Helper()
-	z, err := zip.OpenReader(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer z.Close()
-	fsys := fstest.MapFS{}
-	for _, f := range z.File {
-		if strings.HasSuffix(f.Name, "/") {
-			continue
-		}
-		r, err := f.Open()
-		if err != nil {
-			t.Fatal(err)
-		}
-		data, err := io.ReadAll(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		fsys[f.Name] = &fstest.MapFile{Data: data}
-	}
-	return fsys
-}
-
 func open(t testing.TB, name string) *spec.Model {
 	t.Helper()
-	m, err := Open(context.Background(), unzip(t, filepath.Join(models, name, "hf.zip")))
+	m, err := Open(context.Background(), golden.Unzip(t, filepath.Join(models, name, "hf.zip")))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -246,7 +220,7 @@ func TestNames(t *testing.T) {
 		{"gemma3-v5", func(name string) string { return "language_model." + name }},
 		{"olmo2", func(name string) string { return strings.Replace(name, "model.", "model.language_model.", 1) }},
 	} {
-		source := unzip(t, filepath.Join(models, test.model, "hf.zip"))
+		source := golden.Unzip(t, filepath.Join(models, test.model, "hf.zip"))
 		want, err := Open(context.Background(), source)
 		if err != nil {
 			t.Fatal(err)

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/fstest"
+
+	"github.com/modelpipe/modelpipe/internal/golden"
 )
 
 // stored are models that between them have every way of storing a matrix.
@@ -78,7 +80,7 @@ func (f countedFile) ReadAt(p []byte, off int64) (int, error) {
 func TestReadsLittle(t *testing.T) {
 	for _, model := range stored {
 		var n atomic.Int64
-		m, err := Open(context.Background(), counted{unzip(t, filepath.Join(models, model, "hf.zip")), &n})
+		m, err := Open(context.Background(), counted{golden.Unzip(t, filepath.Join(models, model, "hf.zip")), &n})
 		if err != nil {
 			t.Fatal(err)
 		}

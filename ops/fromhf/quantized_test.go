@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"testing"
 
+	"github.com/modelpipe/modelpipe/internal/golden"
 	"github.com/modelpipe/modelpipe/ops/spec"
 	"github.com/modelpipe/modelpipe/safetensors"
 )
@@ -107,7 +108,7 @@ func toHalf(v float32) uint16 {
 // TestMXFP4 decodes blocks by hand.
 func TestMXFP4(t *testing.T) {
 	m := open(t, "gptoss-mxfp4")
-	source := unzip(t, filepath.Join(models, "gptoss-mxfp4", "hf.zip"))
+	source := golden.Unzip(t, filepath.Join(models, "gptoss-mxfp4", "hf.zip"))
 	data := source["model.safetensors"].Data
 	value := func(code byte) float64 { // sign, two bits of exponent, one of fraction
 		v := []float64{0, 0.5, 1, 1.5, 2, 3, 4, 6}[code&7]

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"testing/fstest"
 
+	"github.com/modelpipe/modelpipe/internal/golden"
 	"github.com/modelpipe/modelpipe/ops/plain"
 )
 
@@ -88,7 +89,7 @@ func TestBadConfigs(t *testing.T) {
 		{"int4-packed", object{"quantization_config": nil}, "no tensor layers.0.self_attn.q_proj.weight"},
 		{"fp8-block", object{"quantization_config": nil}, "of type F8_E4M3, for which the config has no quantization"},
 	} {
-		source := with(t, unzip(t, filepath.Join(models, test.model, "hf.zip")), test.fields)
+		source := with(t, golden.Unzip(t, filepath.Join(models, test.model, "hf.zip")), test.fields)
 		m, err := Open(context.Background(), source)
 		if err == nil {
 			m.Close()
@@ -132,7 +133,7 @@ func TestFieldNames(t *testing.T) {
 		{"llama4", object{"layer_types": nil, "no_rope_layers": []int{}, "moe_layers": nil, "attn_temperature_tuning": 4}},
 		{"lfm2", object{"layer_types": nil}},
 	} {
-		source := unzip(t, filepath.Join(models, test.model, "hf.zip"))
+		source := golden.Unzip(t, filepath.Join(models, test.model, "hf.zip"))
 		older, err := Open(context.Background(), with(t, source, test.fields))
 		if err != nil {
 			t.Errorf("%s with %v: %v", test.model, test.fields, err)
@@ -149,7 +150,7 @@ func TestFieldNames(t *testing.T) {
 // shrinks after it was opened.
 func TestTruncated(t *testing.T) {
 	dir := t.TempDir()
-	source := unzip(t, filepath.Join(models, "smollm", "hf.zip"))
+	source := golden.Unzip(t, filepath.Join(models, "smollm", "hf.zip"))
 	for _, name := range []string{"config.json", "model.safetensors"} {
 		if err := os.WriteFile(filepath.Join(dir, name), source[name].Data, 0o644); err != nil {
 			t.Fatal(err)
@@ -189,7 +190,7 @@ func FuzzConfig(f *testing.F) {
 		`{"long_factor": [1], "rope_type": "su"}`, `{"hidden_size": 0}`, `{"quant_method": "gptq", "bits": 3}`,
 	}
 	for i, name := range names {
-		source := unzip(f, name)
+		source := golden.Unzip(f, name)
 		var config object
 		if err := json.Unmarshal(source["config.json"].Data, &config); err != nil {
 			f.Fatal(err)
@@ -223,7 +224,7 @@ func FuzzConfig(f *testing.F) {
 // give is what the head would get.
 func TestHeadless(t *testing.T) {
 	for model, class := range map[string]string{"llama3": "LlamaModel", "mistral": "MistralModel", "gpt2": "GPT2Model", "qwen3": "Qwen3Model"} {
-		source := unzip(t, filepath.Join(models, model, "hf.zip"))
+		source := golden.Unzip(t, filepath.Join(models, model, "hf.zip"))
 		m, err := Open(context.Background(), with(t, source, object{"architectures": []string{class}}))
 		if err != nil {
 			t.Errorf("%s: %v", class, err)
