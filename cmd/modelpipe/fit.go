@@ -162,7 +162,7 @@ func (c *conversion) findLosses(ctx context.Context, s *source, tensors []quanti
 	if err != nil {
 		return nil, err
 	}
-	m, err := c.app.openModel(ctx, s)
+	m, err := c.app.openModel(ctx, s, c.pre)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}

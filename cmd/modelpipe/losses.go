@@ -56,6 +56,7 @@ write. Models with experts cannot be measured: they are planned by priors.`,
 	f.IntVar(&m.ctx, "ctx", 512, "tokens of a chunk; predictions in its second half count")
 	f.StringVar(&m.imatrix, "imatrix", "", "importance matrix `FILE` that the model will be converted with")
 	f.StringVarP(&m.output, "output", "o", "", "the `PATH` of the losses (default IMATRIX"+lossesSuffix+")")
+	f.StringVar(&m.pre, "pre", "", "tokenizer.ggml.pre, for a pre-tokenizer that is not recognised")
 	f.StringVar(&m.device, "device", "auto", "where to compute: cpu, cuda, xla:/path/to/plugin.so or auto")
 	f.Uint64Var(&m.seed, "seed", 1, "fixes what is drawn from the model's predictions")
 	f.DurationVar(&m.interval, "progress", 10*time.Second, "`INTERVAL` of the progress lines")
@@ -87,7 +88,7 @@ func (a *app) losses(ctx context.Context, arg string, m *measuring) error {
 		return err
 	}
 	defer s.close()
-	model, err := a.openModel(ctx, s)
+	model, err := a.openModel(ctx, s, m.pre)
 	if err != nil {
 		return err
 	}
