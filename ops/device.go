@@ -38,7 +38,9 @@ func Open(device string) (d *Device, err error) {
 	kind, plugin, _ := strings.Cut(device, ":")
 	switch {
 	case device == "cpu":
-		b, err := gobackend.New("")
+		// Operations run one after the other, each on all cores: side by side
+		// they take all workers of the pool and then wait for workers.
+		b, err := gobackend.New("ops_sequential")
 		if err != nil {
 			return nil, fmt.Errorf("device cpu: %w", err)
 		}
