@@ -5,7 +5,7 @@ GO    ?= go
 BIN   := bin/modelpipe
 MODEL := testdata/stories260K
 
-.PHONY: all build run test test-arm64 test-xla test-large bench quality ratios race fuzz lint generate ci clean
+.PHONY: all build run test test-arm64 test-xla test-large bench quality budget ratios race fuzz lint generate ci clean
 
 all: build
 
@@ -63,6 +63,14 @@ QUALITY_TEXT    ?= wiki.test.raw
 QUALITY_IMATRIX ?=
 quality:
 	bench/quality.sh $(QUALITY) $(QUALITY_TEXT) "$(QUALITY_IMATRIX)"
+
+# What --max-size loses at the bytes of stock presets, on a text that was not
+# calibrated with; BUDGET_CALIBRATION and QUALITY_IMATRIX are what it chooses by.
+BUDGET             ?= out/budget
+BUDGET_CALIBRATION ?= calibration.txt
+budget: build
+	python3 bench/budget.py $(BIN) $(BENCH_MODEL) --calibration $(BUDGET_CALIBRATION) \
+		--text $(QUALITY_TEXT) --imatrix $(QUALITY_IMATRIX) --out $(BUDGET)
 
 # Fails where a fast codec has lost most of its recorded lead over the plain
 # one; `bench/ratios.sh --record` records anew.
