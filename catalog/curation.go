@@ -1,7 +1,6 @@
 package catalog
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,9 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/pelletier/go-toml/v2"
-
-	"github.com/modelpipe/modelpipe/internal/nearest"
+	"github.com/modelpipe/modelpipe/internal/tomlfile"
 	"github.com/modelpipe/modelpipe/publish"
 )
 
@@ -180,58 +177,10 @@ func readCurationFile(fsys fs.FS, name string) (*Curation, error) {
 		return nil, err
 	}
 	var c Curation
-	if err := DecodeTOML(data, &c); err != nil {
+	if err := tomlfile.Decode(data, &c); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return &c, nil
-}
-
-// DecodeTOML reads a document into the struct that v points to, whose fields
-// have names by the tag "toml". Unknown keys are errors; errors have the line,
-// and for an unknown key the nearest known one.
-func DecodeTOML(data []byte, v any) error {
-	err := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields().Decode(v)
-	var unknown *toml.StrictMissingError
-	var malformed *toml.DecodeError
-	switch {
-	case errors.As(err, &unknown):
-		first := unknown.Errors[0]
-		row, _ := first.Position()
-		key := first.Key()
-		text := fmt.Sprintf("line %d: unknown key %s", row, quoted(strings.Join(key, ".")))
-		if known := keysAt(reflect.TypeOf(v), key[:len(key)-1]); len(known) > 0 {
-			text += fmt.Sprintf("; did you mean %q?", nearest.Names(key[len(key)-1], known, 1)[0])
-		}
-		return errors.New(text)
-	case errors.As(err, &malformed):
-		row, column := malformed.Position()
-		return fmt.Errorf("line %d, column %d: %s", row, column, strings.TrimPrefix(malformed.Error(), "toml: "))
-	}
-	return err
-}
-
-// keysAt returns the keys that the table at a path may have.
-func keysAt(t reflect.Type, at []string) []string {
-	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
-		t = t.Elem()
-	}
-	if t.Kind() == reflect.Map && len(at) > 0 { // any key
-		return keysAt(t.Elem(), at[1:])
-	}
-	if t.Kind() != reflect.Struct {
-		return nil
-	}
-	var names []string
-	for _, f := range fieldsOf(t, "toml") {
-		if len(at) > 0 && f.name == at[0] {
-			return keysAt(t.Field(f.index).Type, at[1:])
-		}
-		names = append(names, f.name)
-	}
-	if len(at) > 0 {
-		return nil
-	}
-	return names
 }
 
 // modalities are what goes into a task and what comes out of it.

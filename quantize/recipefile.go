@@ -10,10 +10,8 @@ import (
 	"io"
 	"strings"
 
-	"github.com/pelletier/go-toml/v2"
-
 	"github.com/modelpipe/modelpipe/gguf"
-	"github.com/modelpipe/modelpipe/internal/nearest"
+	"github.com/modelpipe/modelpipe/internal/tomlfile"
 )
 
 // recipeFile is the written form of a Recipe: TOML for people, JSON in reports
@@ -33,27 +31,15 @@ type recipeTensors struct {
 	Type  string `toml:"type" json:"type"`
 }
 
-// recipeKeys are the keys that a recipe file may have, for advice.
-var recipeKeys = []string{"type", "pure", "strict-types", "leave-output", "output-type", "embedding-type", "tensor", "match"}
-
 // ReadRecipe reads a recipe file. Unknown keys are errors that name the line
 // and the nearest known key.
 func ReadRecipe(r io.Reader) (Recipe, error) {
 	var f recipeFile
-	err := toml.NewDecoder(r).DisallowUnknownFields().Decode(&f)
-	var unknown *toml.StrictMissingError
-	var malformed *toml.DecodeError
-	switch {
-	case errors.As(err, &unknown):
-		first := unknown.Errors[0]
-		row, _ := first.Position()
-		key := strings.Join(first.Key(), ".")
-		last := first.Key()[len(first.Key())-1]
-		return Recipe{}, fmt.Errorf("recipe: line %d: unknown key %q; did you mean %q?", row, key, nearest.Names(last, recipeKeys, 1)[0])
-	case errors.As(err, &malformed):
-		row, col := malformed.Position()
-		return Recipe{}, fmt.Errorf("recipe: line %d, column %d: %s", row, col, strings.TrimPrefix(malformed.Error(), "toml: "))
-	case err != nil:
+	data, err := io.ReadAll(r)
+	if err == nil {
+		err = tomlfile.Decode(data, &f)
+	}
+	if err != nil {
 		return Recipe{}, fmt.Errorf("recipe: %w", err)
 	}
 	out := Recipe{Preset: f.Type, Pure: f.Pure, Strict: f.Strict, LeaveOutput: f.Leave}

@@ -11,8 +11,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/modelpipe/modelpipe/catalog"
 	"github.com/modelpipe/modelpipe/internal/nearest"
+	"github.com/modelpipe/modelpipe/internal/tomlfile"
 	"github.com/modelpipe/modelpipe/publish"
 )
 
@@ -70,7 +70,7 @@ func ReadPolicy(name string) (*Policy, error) {
 		return nil, err
 	}
 	p := &Policy{}
-	if err := catalog.DecodeTOML(data, p); err != nil {
+	if err := tomlfile.Decode(data, p); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	if err := p.open(filepath.Dir(name)); err != nil {
