@@ -160,7 +160,7 @@ func TestStalledConnectionIsDropped(t *testing.T) {
 		{Stage: hubtest.CDN, Hang: true, Times: 2},
 	} {
 		srv, _ := serve(t, content)
-		c := newClient(t, hub.Options{Endpoint: srv.URL, Stall: 150 * time.Millisecond})
+		c := newClient(t, hub.Options{Endpoint: srv.URL, Stall: 400 * time.Millisecond})
 		srv.Inject(fault)
 		s := snapshot(t, c, "org/tiny", "")
 		got, err := readAll(open(t, s, "model.safetensors"), 1<<20)
@@ -173,14 +173,14 @@ func TestStalledConnectionIsDropped(t *testing.T) {
 func TestSlowBodyIsNoStall(t *testing.T) {
 	content := tiny(200_000)
 	srv, _ := serve(t, content)
-	c := newClient(t, hub.Options{Endpoint: srv.URL, Stall: 300 * time.Millisecond})
-	srv.Inject(hubtest.Fault{Stage: hubtest.CDN, BytesPerSec: 300_000})
+	c := newClient(t, hub.Options{Endpoint: srv.URL, Stall: time.Second})
+	srv.Inject(hubtest.Fault{Stage: hubtest.CDN, BytesPerSec: 120_000})
 	s := snapshot(t, c, "org/tiny", "")
 	start := time.Now()
 	if _, err := s.ReadFile("model.safetensors"); err != nil {
 		t.Fatal(err)
 	}
-	if d := time.Since(start); d < 400*time.Millisecond {
+	if d := time.Since(start); d < 1300*time.Millisecond {
 		t.Errorf("the body took %v: not slow", d)
 	}
 	if n := srv.BytesSent(hubtest.CDN); n != 200_000 {

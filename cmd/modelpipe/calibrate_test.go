@@ -13,6 +13,7 @@ import (
 	"github.com/modelpipe/modelpipe/hub/hubtest"
 	"github.com/modelpipe/modelpipe/internal/golden"
 	"github.com/modelpipe/modelpipe/quantize"
+	"github.com/modelpipe/modelpipe/validate"
 )
 
 const calibrationText = "../../ops/calibrate/testdata/stories.txt"
@@ -148,11 +149,12 @@ func TestCalibrateRemote(t *testing.T) {
 	}
 }
 
-// TestCalibratePre: a pre-tokenizer that is not recognised can be given by
-// hand, and the matrix is then that of the model with the right one.
-func TestCalibratePre(t *testing.T) {
+// unknownPre writes a model twice: as it is, and with a pre-tokenizer that
+// nobody recognises.
+func unknownPre(t *testing.T) (known, unknown string) {
+	t.Helper()
 	source := golden.Unzip(t, "../../convert/testdata/golden/llama3/hf.zip")
-	known, unknown := t.TempDir(), t.TempDir()
+	known, unknown = t.TempDir(), t.TempDir()
 	if err := os.CopyFS(known, source); err != nil {
 		t.Fatal(err)
 	}
@@ -165,6 +167,37 @@ func TestCalibratePre(t *testing.T) {
 	if err := os.CopyFS(unknown, source); err != nil {
 		t.Fatal(err)
 	}
+	return known, unknown
+}
+
+// TestStockPre: of a stock preset only tensors are read, whatever the
+// pre-tokenizer.
+func TestStockPre(t *testing.T) {
+	known, unknown := unknownPre(t)
+	var want, got *validate.StockFile
+	for _, c := range []struct {
+		dir string
+		to  **validate.StockFile
+	}{{known, &want}, {unknown, &got}} {
+		s, err := new(app).openSource(t.Context(), c.dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.close()
+		if *c.to, err = bestStock(t.Context(), s, nil, 1<<20); err != nil {
+			t.Fatal(err)
+		}
+		defer (*c.to).Close()
+	}
+	if got.Preset != want.Preset || got.Size != want.Size {
+		t.Errorf("got %s in %d bytes, want %s in %d", got.Preset, got.Size, want.Preset, want.Size)
+	}
+}
+
+// TestCalibratePre: a pre-tokenizer that is not recognised can be given by
+// hand, and the matrix is then that of the model with the right one.
+func TestCalibratePre(t *testing.T) {
+	known, unknown := unknownPre(t)
 	matrix := filepath.Join(t.TempDir(), "imatrix.gguf")
 	read := func() []byte {
 		data, err := os.ReadFile(matrix)
