@@ -102,7 +102,7 @@ func TestConvertValidate(t *testing.T) {
 			}
 		})
 	}
-	if code, _, errs := try(t, "convert", stories, "--max-kld", "1", "--dry-run"); code != exitUsage || !strings.Contains(errs, "give --validate too") {
+	if code, _, errs := try(t, "convert", stories, "--min-top1", "1", "--dry-run"); code != exitUsage || !strings.Contains(errs, "give --validate too") {
 		t.Errorf("code %d: %s", code, errs)
 	}
 }
