@@ -2,7 +2,6 @@ package validate
 
 import (
 	"bytes"
-	"context"
 	"io"
 	"io/fs"
 	"os"
@@ -11,10 +10,9 @@ import (
 	"testing"
 	"testing/fstest"
 
-	"github.com/modelpipe/modelpipe/convert"
+	"github.com/modelpipe/modelpipe/convert/converttest"
 	"github.com/modelpipe/modelpipe/gguf"
 	"github.com/modelpipe/modelpipe/internal/golden"
-	"github.com/modelpipe/modelpipe/quantize"
 )
 
 const goldens = "../convert/testdata/golden"
@@ -34,19 +32,7 @@ func stories(t testing.TB) fs.FS {
 // converted is the GGUF file of a source, in a type or preset.
 func converted(t testing.TB, source fs.FS, name, preset string) []byte {
 	t.Helper()
-	options := convert.Options{Source: name, Name: "tiny"}
-	if preset != "" {
-		options.Types = convert.NewTypePolicy(quantize.Recipe{Preset: preset}, nil, "")
-	}
-	plan, err := convert.NewPlan(context.Background(), source, options)
-	if err != nil {
-		t.Fatal(err)
-	}
-	view, err := convert.NewView(plan, source, convert.RenderOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer view.Close()
+	_, view := converttest.View(t, source, name, preset)
 	data, err := io.ReadAll(io.NewSectionReader(view, 0, view.Size()))
 	if err != nil {
 		t.Fatal(err)

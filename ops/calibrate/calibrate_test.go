@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/modelpipe/modelpipe/convert"
+	"github.com/modelpipe/modelpipe/convert/converttest"
 	"github.com/modelpipe/modelpipe/gguf"
 	"github.com/modelpipe/modelpipe/internal/golden"
 	"github.com/modelpipe/modelpipe/ops"
@@ -30,15 +30,7 @@ func model(t testing.TB, name string) (*spec.Model, *gguf.Header) {
 	if name != "stories260K" {
 		source = golden.Unzip(t, filepath.Join("../../convert/testdata/golden", name, "hf.zip"))
 	}
-	plan, err := convert.NewPlan(context.Background(), source, convert.Options{Source: name, Types: convert.NewTypePolicy(quantize.Recipe{Preset: "f32"}, nil, "")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	view, err := convert.NewView(plan, source, convert.RenderOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { view.Close() })
+	plan, view := converttest.View(t, source, name, "f32")
 	m, err := fromgguf.OpenAt(name+".gguf", view, view.Size())
 	if err != nil {
 		t.Fatal(err)

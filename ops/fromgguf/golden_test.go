@@ -10,11 +10,11 @@ import (
 	"testing"
 
 	"github.com/modelpipe/modelpipe/convert"
+	"github.com/modelpipe/modelpipe/convert/converttest"
 	"github.com/modelpipe/modelpipe/internal/golden"
 	"github.com/modelpipe/modelpipe/ops/fromgguf"
 	"github.com/modelpipe/modelpipe/ops/plain"
 	"github.com/modelpipe/modelpipe/ops/spec"
-	"github.com/modelpipe/modelpipe/quantize"
 )
 
 const goldens = "../../convert/testdata/golden"
@@ -23,21 +23,7 @@ const goldens = "../../convert/testdata/golden"
 // as it is read; preset "" is --type auto.
 func converted(t testing.TB, name, preset string) (*convert.Plan, *convert.View) {
 	t.Helper()
-	source := golden.Unzip(t, filepath.Join(goldens, name, "hf.zip"))
-	options := convert.Options{Source: name, Name: "tiny"}
-	if preset != "" {
-		options.Types = convert.NewTypePolicy(quantize.Recipe{Preset: preset}, nil, "")
-	}
-	plan, err := convert.NewPlan(context.Background(), source, options)
-	if err != nil {
-		t.Fatal(err)
-	}
-	view, err := convert.NewView(plan, source, convert.RenderOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { view.Close() })
-	return plan, view
+	return converttest.View(t, golden.Unzip(t, filepath.Join(goldens, name, "hf.zip")), name, preset)
 }
 
 func opened(t testing.TB, name, preset string) *spec.Model {
