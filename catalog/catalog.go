@@ -191,6 +191,7 @@ type Variant struct {
 	Size          int64            `json:"size" schema:"min=1" doc:"bytes of all files"`
 	Files         []File           `json:"files" schema:"minItems=1" doc:"files, the first part of the model first"`
 	Locations     []Location       `json:"locations" schema:"minItems=1" doc:"places that hold all of the files, in order of preference"`
+	Pieces        *Link            `json:"pieces,omitempty" doc:"digests of the pieces of the files, for who has another version already"`
 	Memory        Memory           `json:"memory" doc:"what it takes to run it"`
 	Quality       *Quality         `json:"quality,omitempty" doc:"what validation measured"`
 	Provenance    Provenance       `json:"provenance" doc:"what it was made of, and how"`

@@ -268,6 +268,9 @@ var Schemas = map[string]func() []byte{
 	"log": func() []byte {
 		return schemaDocument(reflect.TypeFor[LogEntry](), "json", LogSchemaID, "Entry of a store's log")
 	},
+	"pieces": func() []byte {
+		return schemaDocument(reflect.TypeFor[Pieces](), "json", PiecesSchemaID, "Pieces of the files of a variant")
+	},
 	"record": func() []byte {
 		return schemaDocument(reflect.TypeFor[Record](), "json", RecordSchemaID, "Record of a published variant")
 	},

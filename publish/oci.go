@@ -33,6 +33,7 @@ type repository struct {
 	tag   name.Tag
 	base  string // URL of the repository: scheme://host/v2/name
 	cache string // folder of caches; empty for the system's
+	scope string // permission that is asked for
 
 	mu     sync.Mutex
 	client *http.Client // made at the first request
@@ -63,7 +64,7 @@ func openRepository(target string, getenv func(string) string) (Sink, error) {
 	if len(tag.TagStr()+ollamaSuffix) > 128 {
 		return nil, fmt.Errorf("target %s: the tag is longer than %d bytes", shown(target), 128-len(ollamaSuffix))
 	}
-	r := &repository{tag: tag, cache: getenv("XDG_CACHE_HOME")}
+	r := &repository{tag: tag, cache: getenv("XDG_CACHE_HOME"), scope: transport.PushScope}
 	r.base = fmt.Sprintf("%s://%s/v2/%s", tag.Scheme(), tag.RegistryStr(), tag.RepositoryStr())
 	return r, nil
 }
@@ -92,7 +93,7 @@ func (r *repository) http(ctx context.Context) (*http.Client, error) {
 	inner.ResponseHeaderTimeout = 2 * time.Minute
 	inner.DisableCompression = true
 	for try := 0; ; try++ {
-		t, err := transport.NewWithContext(ctx, r.tag.Registry, auth, inner, []string{r.tag.Repository.Scope(transport.PushScope)})
+		t, err := transport.NewWithContext(ctx, r.tag.Registry, auth, inner, []string{r.tag.Repository.Scope(r.scope)})
 		if err == nil {
 			r.client = &http.Client{Transport: t}
 			return r.client, nil

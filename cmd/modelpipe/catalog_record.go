@@ -86,6 +86,7 @@ func (a *app) catalogRecord(ctx context.Context, name string, r *recording) erro
 	}
 	defer g.Close()
 	var files []catalog.File
+	pieces := &catalog.Pieces{}
 	artifact := &publish.Artifact{}
 	for _, p := range g.Parts {
 		base := filepath.Base(p.Name)
@@ -94,11 +95,13 @@ func (a *app) catalogRecord(ctx context.Context, name string, r *recording) erro
 			return fmt.Errorf("record %s: %w", name, err)
 		}
 		defer f.Close()
-		digest, err := digestOf(ctx, f)
+		cut, err := catalog.CutFile(ctx, f, p.Size)
 		if err != nil {
 			return fmt.Errorf("record %s: %w", name, err)
 		}
-		files = append(files, catalog.File{Path: base, Size: p.Size, SHA256: catalog.Digest("sha256:" + digest), Role: catalog.RoleModel})
+		pieces.Files = append(pieces.Files, cut)
+		files = append(files, catalog.File{Path: base, Size: p.Size, SHA256: cut.SHA256, Role: catalog.RoleModel})
+		digest := strings.TrimPrefix(string(cut.SHA256), "sha256:")
 		artifact.Files = append(artifact.Files, publish.File{Name: base, Role: publish.RoleModel, Size: p.Size, Content: f, SHA256: digest})
 	}
 	from, err := r.provenance()
@@ -127,6 +130,9 @@ func (a *app) catalogRecord(ctx context.Context, name string, r *recording) erro
 	}
 	if _, err := sink.Publish(ctx, artifact, publish.Options{Resume: true, Log: a.log}); err != nil {
 		return err
+	}
+	if err := operatorOf(store).PutPieces(ctx, record, pieces); err != nil {
+		return fmt.Errorf("record %s: %w", name, err)
 	}
 	if err := operatorOf(store).PutRecord(ctx, record, report, attestation); err != nil {
 		return fmt.Errorf("record %s: %w", name, err)

@@ -241,7 +241,7 @@ func (v *verification) channel(ctx context.Context, state *trust.State, f catalo
 
 // variant verifies what lies beside a variant, and its files.
 func (v *verification) variant(ctx context.Context, f catalog.Fetcher, store publish.Store, keys []*trust.Key, model string, x *catalog.Variant, out *verifiedChannel) error {
-	links := []*catalog.Link{x.Provenance.Attestation}
+	links := []*catalog.Link{x.Provenance.Attestation, x.Pieces}
 	if x.Quality != nil {
 		links = append(links, x.Quality.Report)
 	}

@@ -30,7 +30,7 @@ var allowed = map[string][]string{
 	"validate":    {"gguf", "safetensors", "tokenizer", "quantize", "ops"},
 	"publish":     {},
 	"catalog":     {"gguf", "publish"},
-	"edge":        {"catalog"},
+	"edge":        {"catalog", "publish"},
 	"pipeline":    {"gguf", "safetensors", "hub", "tokenizer", "quantize", "convert", "ops", "validate", "publish", "catalog", "edge"},
 	"internal":    {},
 }

@@ -1,0 +1,191 @@
+package edge
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/modelpipe/modelpipe/catalog"
+	"github.com/modelpipe/modelpipe/gguf"
+)
+
+// writeLarge writes a GGUF file of n tensors of 64 MiB, and returns its size.
+func writeLarge(name, template string, n int) (_ int64, err error) {
+	tokens := make([]string, 32000)
+	for i := range tokens {
+		tokens[i] = fmt.Sprintf("token%d", i*7919%100003)
+	}
+	h := &gguf.Header{Metadata: gguf.Metadata{
+		{Key: "general.architecture", Value: "llama"},
+		{Key: "llama.context_length", Value: uint32(2048)},
+		{Key: "tokenizer.chat_template", Value: template},
+		{Key: "tokenizer.ggml.tokens", Value: tokens},
+	}}
+	for i := range n {
+		h.Tensors = append(h.Tensors, gguf.TensorInfo{Name: fmt.Sprintf("blk.%d.weight", i), Type: gguf.F32, Shape: []int64{4096, 4096}})
+	}
+	size, err := h.Layout()
+	if err != nil {
+		return 0, err
+	}
+	f, err := os.Create(name)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	w := bufio.NewWriterSize(f, 1<<20)
+	head, err := h.WriteTo(w)
+	if err != nil {
+		return 0, err
+	}
+	if _, err := io.CopyN(w, rand.NewChaCha8([32]byte{1}), size-head); err != nil {
+		return 0, err
+	}
+	return size, w.Flush()
+}
+
+// putLarge releases a large file that lies in the store already.
+func (s *shop) putLarge(slug, template string, n int) catalog.File {
+	s.t.Helper()
+	temporary := filepath.Join(s.dir, "large")
+	size, err := writeLarge(temporary, template, n)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	f, err := os.Open(temporary)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer f.Close()
+	cut, err := catalog.CutFile(context.Background(), f, size)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	h, err := gguf.ReadHeader(f, size)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	file := catalog.File{Path: slug + ".gguf", Size: size, SHA256: cut.SHA256, Role: catalog.RoleModel}
+	id := catalog.VariantID("Q8_0", cut.SHA256)
+	dir := catalog.VariantDir(slug, id)
+	if err := errors.Join(os.MkdirAll(filepath.Join(s.dir, dir), 0o755), os.Rename(temporary, filepath.Join(s.dir, dir, file.Path))); err != nil {
+		s.t.Fatal(err)
+	}
+	r, err := catalog.NewRecord(slug, "Q8_0", "Q8_0", h, []catalog.File{file}, []catalog.Location{{Kind: catalog.KindStore, URI: dir}},
+		catalog.Provenance{Source: catalog.Source{Repository: "hf://org/" + slug}, Tool: catalog.Tool{Name: "modelpipe", Version: "v1"}, Created: s.clock()})
+	if err == nil {
+		err = s.op.PutPieces(context.Background(), r, &catalog.Pieces{Files: []catalog.FilePieces{cut}})
+	}
+	if err == nil {
+		err = s.op.PutRecord(context.Background(), r, nil, nil)
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.release(slug, id)
+	s.sign()
+	return file
+}
+
+// watchMemory returns the peak resident memory of a process in bytes, as Linux
+// tells it while the process runs, or 0 elsewhere. (What a parent learns when
+// its child has ended counts the parent's own memory before the exec, too.)
+func watchMemory(pid int, stop <-chan struct{}, peak chan<- int64) {
+	most := int64(0)
+	for {
+		if data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid)); err == nil {
+			if _, line, ok := strings.Cut(string(data), "VmHWM:"); ok {
+				var kib int64
+				fmt.Sscan(line, &kib)
+				most = max(most, kib<<10)
+			}
+		}
+		select {
+		case <-stop:
+			peak <- most
+			return
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// TestLargeFile fetches a file of 4 GiB into another process, whose memory
+// must stay below 64 MiB, and then an edit of its chat template.
+// MODELPIPE_BINARY names a program to take instead of the test's own.
+func TestLargeFile(t *testing.T) {
+	if os.Getenv("MODELPIPE_LARGE") == "" {
+		t.Skip("set MODELPIPE_LARGE=1")
+	}
+	s := newShop(t, "alpha")
+	s.now = time.Now().Truncate(time.Second)
+	file := s.putLarge("alpha", "{{ messages }}", 64)
+	web := serve(t, s.dir, nil)
+	root := t.TempDir()
+	sync := func() (*Result, int64, time.Duration) {
+		t.Helper()
+		c := exec.Command(os.Args[0])
+		if binary := os.Getenv("MODELPIPE_BINARY"); binary != "" {
+			c = exec.Command(binary, "sync", "--catalog", web.URL, "--root", root, "--trust-first-use", "--json")
+		}
+		c.Env = append(os.Environ(), "MODELPIPE_TEST_NODE="+root, "MODELPIPE_TEST_CATALOG="+web.URL)
+		var out bytes.Buffer
+		c.Stdout, c.Stderr = &out, os.Stderr
+		began := time.Now()
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		stop, peak := make(chan struct{}), make(chan int64)
+		go watchMemory(c.Process.Pid, stop, peak)
+		err := c.Wait()
+		took := time.Since(began)
+		close(stop)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var r Result
+		if err := json.Unmarshal(out.Bytes(), &r); err != nil {
+			t.Fatal(err)
+		}
+		return &r, <-peak, took
+	}
+	r, peak, took := sync()
+	t.Logf("%d bytes in %v (%.0f MB/s), peak memory %.1f MiB", file.Size, took.Round(time.Millisecond), float64(file.Size)/1e6/took.Seconds(), float64(peak)/(1<<20))
+	if r.Fetched != file.Size || peak > 64<<20 {
+		t.Errorf("fetched %d of %d bytes, peak memory %d", r.Fetched, file.Size, peak)
+	}
+	web.asked()
+	before := web.bytes.Load()
+	r, peak, took = sync()
+	if requests := web.asked(); r.Changed || len(requests) > 2 || web.bytes.Load()-before > 10_000 {
+		t.Errorf("unchanged: %d bytes, requests %v", web.bytes.Load()-before, requests)
+	} else {
+		t.Logf("unchanged: %d requests, %d bytes, %v, peak memory %.1f MiB", len(requests), web.bytes.Load()-before, took.Round(time.Millisecond), float64(peak)/(1<<20))
+	}
+	file = s.putLarge("alpha", "{{ messages }} edited", 64)
+	before = web.bytes.Load()
+	r, peak, took = sync()
+	sent := web.bytes.Load() - before
+	t.Logf("template edited: %d bytes sent (%.4f %%), %d of them of the file, %d copied, %v, peak memory %.1f MiB", sent, 100*float64(sent)/float64(file.Size), r.Fetched, r.Copied, took.Round(time.Millisecond), float64(peak)/(1<<20))
+	if sent*100 > file.Size || r.Copied+r.Fetched != file.Size || peak > 64<<20 {
+		t.Errorf("got %+v, %d bytes sent, peak memory %d", r, sent, peak)
+	}
+	got, err := os.Open(filepath.Join(root, "current", "alpha", "Q8_0", "alpha.gguf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer got.Close()
+	if hex, err := sum(got); err != nil || hex != hexOf(file.SHA256) {
+		t.Errorf("serves %s, %v", hex, err)
+	}
+}
