@@ -2,7 +2,6 @@ package catalog
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -12,6 +11,7 @@ import (
 	"path"
 
 	"github.com/modelpipe/modelpipe/gguf"
+	"github.com/modelpipe/modelpipe/internal/bulkhash"
 	"github.com/modelpipe/modelpipe/publish"
 )
 
@@ -77,7 +77,7 @@ type PieceHash struct {
 // NewPieceHash returns a PieceHash for a file of size bytes: a GGUF file with
 // the header, whose tensors are laid out, or with nil any other file.
 func NewPieceHash(h *gguf.Header, size int64) (*PieceHash, error) {
-	p := &PieceHash{size: size, data: size, whole: sha256.New(), piece: sha256.New()}
+	p := &PieceHash{size: size, data: size, whole: bulkhash.NewSHA256(), piece: bulkhash.NewSHA256()}
 	if h == nil {
 		return p, nil
 	}

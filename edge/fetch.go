@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/modelpipe/modelpipe/catalog"
+	"github.com/modelpipe/modelpipe/internal/bulkhash"
 	"github.com/modelpipe/modelpipe/publish"
 )
 
@@ -274,7 +275,7 @@ func (t *transfer) resume(ctx context.Context, head string, journal []byte) erro
 		}
 		p := t.pieces[i]
 		if p.SHA256 != "" {
-			h := sha256.New()
+			h := bulkhash.NewSHA256()
 			_, err := io.CopyBuffer(struct{ io.Writer }{h}, io.NewSectionReader(t.out, t.offsets[i], p.Size), buffer)
 			if err != nil || hex.EncodeToString(h.Sum(nil)) != hexOf(p.SHA256) {
 				continue
@@ -336,7 +337,7 @@ type diskError struct{ error }
 func (e diskError) Unwrap() error { return e.error }
 
 // begin returns the beginning of a piece of which nothing has arrived.
-func (t *transfer) begin(i int) *part { return &part{sha256.New(), t.offsets[i]} }
+func (t *transfer) begin(i int) *part { return &part{bulkhash.NewSHA256(), t.offsets[i]} }
 
 // piece writes what is left of a piece from r into the file, and says whether
 // it is what it should be. arrived is called with the length of each read.

@@ -2,7 +2,6 @@ package edge
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -16,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/modelpipe/modelpipe/catalog"
+	"github.com/modelpipe/modelpipe/internal/bulkhash"
 	"github.com/modelpipe/modelpipe/publish"
 )
 
@@ -208,7 +208,7 @@ func (n *Node) verified(f catalog.File) error {
 
 // sum returns the SHA-256 of what is left of a reader.
 func sum(r io.Reader) (string, error) {
-	h := sha256.New()
+	h := bulkhash.NewSHA256()
 	_, err := io.CopyBuffer(struct{ io.Writer }{h}, struct{ io.Reader }{r}, make([]byte, 256<<10))
 	return hex.EncodeToString(h.Sum(nil)), err
 }
