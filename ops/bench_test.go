@@ -39,11 +39,14 @@ func llama(layers, vocab, width, inner, heads, kvHeads int) *spec.Model {
 		m.Blocks = append(m.Blocks, spec.Block{PreMix: norm, PreFFN: norm, ResidualScale: 1,
 			Attention: &spec.Attention{Heads: heads, KVHeads: kvHeads, KeyDim: dim, ValueDim: dim, Scale: 1 / math.Sqrt(float64(dim)), Causal: true, Rope: rope},
 			FFN:       spec.FFN{Gated: true, Activation: spec.SiLU, Inner: inner}})
-		for role, shape := range map[spec.Role][2]int{
-			spec.Q: {width, width}, spec.K: {kvHeads * dim, width}, spec.V: {kvHeads * dim, width}, spec.AttnOut: {width, width},
-			spec.Gate: {inner, width}, spec.Up: {inner, width}, spec.Down: {width, inner}, spec.PreMix: {1, width}, spec.PreFFN: {1, width},
+		for _, w := range []struct {
+			role       spec.Role
+			rows, cols int
+		}{
+			{spec.Q, width, width}, {spec.K, kvHeads * dim, width}, {spec.V, kvHeads * dim, width}, {spec.AttnOut, width, width},
+			{spec.Gate, inner, width}, {spec.Up, inner, width}, {spec.Down, width, inner}, {spec.PreMix, 1, width}, {spec.PreFFN, 1, width},
 		} {
-			add(spec.At(i, role), shape[0], shape[1])
+			add(spec.At(i, w.role), w.rows, w.cols)
 		}
 	}
 	m.FinalNorm, m.Head = norm, &spec.Head{Scale: 1}
