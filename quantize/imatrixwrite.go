@@ -7,12 +7,11 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/modelpipe/modelpipe/gguf"
+	"github.com/modelpipe/modelpipe/internal/wholefile"
 )
 
 // ImatrixFile is an importance matrix to write, in the GGUF format of
@@ -163,29 +162,9 @@ func (p *padded) floats(v []float32) {
 
 // Save writes the file to path: under another name in the same folder first,
 // so that path never holds a part of it.
-func (f *ImatrixFile) Save(path string) (err error) {
-	temp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
+func (f *ImatrixFile) Save(path string) error {
+	if err := wholefile.Write(path, f.Write); err != nil {
 		return fmt.Errorf("write imatrix: %w", err)
-	}
-	defer func() {
-		if err != nil {
-			temp.Close()
-			os.Remove(temp.Name())
-		}
-	}()
-	if err := f.Write(temp); err != nil {
-		return err
-	}
-	for _, step := range []func() error{
-		func() error { return temp.Chmod(0o644) },
-		temp.Sync,
-		temp.Close,
-		func() error { return os.Rename(temp.Name(), path) },
-	} {
-		if err := step(); err != nil {
-			return fmt.Errorf("write imatrix: %w", err)
-		}
 	}
 	return nil
 }

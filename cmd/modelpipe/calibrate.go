@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"math"
 	"os"
 	"slices"
 	"strconv"
@@ -332,29 +331,14 @@ func beginning(e *tokenizer.GGUFEncoder, pooling spec.Pooling) (int32, error) {
 // model is called, its weights (the commit of a repository on the Hub, the first
 // row of each elsewhere), and the tokens.
 func (c *calibration) digest(ctx context.Context, s *source, m *openedModel, chunks [][]int32) (string, error) {
-	h := sha256.New()
-	header := *m.header
-	header.Metadata = slices.DeleteFunc(slices.Clone(header.Metadata), func(kv gguf.KV) bool {
-		return strings.HasPrefix(kv.Key, "general.") && kv.Key != "general.alignment" // what the model is called
-	})
-	head, err := header.AppendBinary(nil)
+	model, err := modelDigest(ctx, s, m)
 	if err != nil {
 		return "", err
 	}
-	h.Write(head)
-	fmt.Fprintf(h, "%q %q %t %d %d\n", s.repo, s.commit, c.processOutput, c.ctx, len(chunks))
-	var b [4]byte
-	put := func(v uint32) {
-		binary.LittleEndian.PutUint32(b[:], v)
-		h.Write(b[:])
-	}
+	h := sha256.New()
+	fmt.Fprintf(h, "%s %t %d %d\n", model, c.processOutput, c.ctx, len(chunks))
 	for _, ids := range chunks {
-		for _, id := range ids {
-			put(uint32(id))
-		}
-	}
-	if s.commit == "" {
-		if err := firstRows(ctx, m.model, func(v float32) { put(math.Float32bits(v)) }); err != nil {
+		if err := binary.Write(h, binary.LittleEndian, ids); err != nil {
 			return "", err
 		}
 	}

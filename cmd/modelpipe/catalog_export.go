@@ -2,8 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"os"
@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/modelpipe/modelpipe/catalog/export"
+	"github.com/modelpipe/modelpipe/internal/wholefile"
 )
 
 func init() { registerCatalog(newCatalogExport) }
@@ -179,23 +180,12 @@ func (a *app) logRemarks(level slog.Level, what string, remarks []export.Remark)
 }
 
 // replaceFile writes a file so that readers see the old or the new one whole.
-func replaceFile(name string, data []byte) (err error) {
+func replaceFile(name string, data []byte) error {
 	if err := os.MkdirAll(filepath.Dir(name), 0o777); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")
-	if err != nil {
+	return wholefile.Write(name, func(w io.Writer) error {
+		_, err := w.Write(data)
 		return err
-	}
-	defer func() {
-		if err != nil {
-			os.Remove(f.Name())
-		}
-	}()
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	return err
+	})
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/modelpipe/modelpipe/convert"
 	"github.com/modelpipe/modelpipe/gguf"
+	"github.com/modelpipe/modelpipe/internal/wholefile"
 	"github.com/modelpipe/modelpipe/ops"
 	"github.com/modelpipe/modelpipe/quantize"
 	"github.com/modelpipe/modelpipe/validate"
@@ -437,28 +438,11 @@ func writeReport(to string, r *validate.Report) error {
 		if f.name == "" {
 			continue
 		}
-		if err := writeWhole(f.name, f.write); err != nil {
+		if err := wholefile.Write(f.name, f.write); err != nil {
 			return fmt.Errorf("write report: %w", err)
 		}
 	}
 	return nil
-}
-
-// writeWhole writes a file that gets its name when it is complete.
-func writeWhole(name string, write func(io.Writer) error) error {
-	f, err := os.CreateTemp(filepath.Dir(name), ".report-*")
-	if err != nil {
-		return err
-	}
-	err = write(f)
-	err = errors.Join(err, f.Chmod(0o644), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	if err != nil {
-		os.Remove(f.Name())
-	}
-	return err
 }
 
 // printReport writes the report for people.

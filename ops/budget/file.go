@@ -2,14 +2,13 @@ package budget
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"math"
 	"os"
-	"path/filepath"
 
 	"github.com/modelpipe/modelpipe/gguf"
+	"github.com/modelpipe/modelpipe/internal/wholefile"
 	"github.com/modelpipe/modelpipe/quantize"
 )
 
@@ -87,32 +86,10 @@ func (f *File) Table() (quantize.Losses, error) {
 }
 
 // Save writes the file whole or not at all.
-func (f *File) Save(path string) (err error) {
-	b, err := json.MarshalIndent(f, "", " ")
-	if err != nil {
-		return err
-	}
-	out, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(out.Name()))
-		}
-	}()
-	_, err = out.Write(append(b, '\n'))
-	if err == nil {
-		err = out.Sync()
-	}
-	if closed := out.Close(); err == nil {
-		err = closed
-	}
-	if err == nil {
-		err = os.Chmod(out.Name(), 0o644)
-	}
-	if err == nil {
-		err = os.Rename(out.Name(), path)
-	}
-	return err
+func (f *File) Save(path string) error {
+	return wholefile.Write(path, func(w io.Writer) error {
+		e := json.NewEncoder(w)
+		e.SetIndent("", " ")
+		return e.Encode(f)
+	})
 }
