@@ -10,6 +10,7 @@ package encode
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 
@@ -179,7 +180,9 @@ func (e *Encoder) batch(dst []byte, t gguf.Type, row encoder, rows rows, importa
 	defer x.FinalizeAll()
 	args := []any{x}
 	if importance != nil {
-		for _, a := range weightArguments(row, rows, importance, first, n, size) {
+		weights, beyond := weightArguments(row, rows, importance, first, n, size)
+		odd = beyond
+		for _, a := range weights {
 			defer a.FinalizeAll()
 			args = append(args, a)
 		}
@@ -201,13 +204,15 @@ func (e *Encoder) batch(dst []byte, t gguf.Type, row encoder, rows rows, importa
 			}
 		}
 	})
-	return odd, err
+	slices.Sort(odd)
+	return slices.Compact(odd), err
 }
 
 // weightArguments makes the further arguments of a weighted graph: the
 // importance of a row in blocks, which of them belongs to each block, and
-// where the type wants it the mean square of each block's row.
-func weightArguments(row encoder, rows rows, importance []float32, first, n, size int) []*tensors.Tensor {
+// where the type wants it the mean square of each block's row. beyond are the
+// blocks for which that is not finite, which no graph encodes.
+func weightArguments(row encoder, rows rows, importance []float32, first, n, size int) (args []*tensors.Tensor, beyond []int) {
 	per := rows.cols / row.length
 	padded := 1
 	for padded < per { // few shapes, so that few graphs are compiled
@@ -218,7 +223,7 @@ func weightArguments(row encoder, rows rows, importance []float32, first, n, siz
 	for i := range which {
 		which[i] = int32((first + i) % per)
 	}
-	args := []*tensors.Tensor{
+	args = []*tensors.Tensor{
 		tensors.FromFlatDataAndDimensions(table, padded, row.length),
 		tensors.FromFlatDataAndDimensions(which, size, 1),
 	}
@@ -231,10 +236,13 @@ func weightArguments(row encoder, rows rows, importance []float32, first, n, siz
 			} else {
 				energy[i] = energy[i-1]
 			}
+			if !(energy[i] <= math.MaxFloat32) {
+				beyond = append(beyond, i)
+			}
 		}
 		args = append(args, tensors.FromFlatDataAndDimensions(energy, size))
 	}
-	return args
+	return args, beyond
 }
 
 // meanSquare is that of a row, summed in index order.

@@ -18,16 +18,21 @@ import (
 // negligible is the magnitude under which a whole group counts as zero.
 const negligible = 1e-15
 
-// floats is x in float32.
-func floats(x *Node) *Node { return ConvertDType(x, dtypes.Float32) }
+// floats is x in float32, doubles in float64.
+func floats(x *Node) *Node  { return ConvertDType(x, dtypes.Float32) }
+func doubles(x *Node) *Node { return ConvertDType(x, dtypes.Float64) }
 
-// divisor is v where it divides: a compiler would multiply by the inverse of
-// what it knows to be constant, which rounds differently.
-func divisor(x *Node, v float32) *Node { return OptimizationBarrier(constant(x, v)) }
+// quotient is a/b as IEEE 754 rounds it. Compilers for GPUs divide to within
+// two units in the last place, and any compiler multiplies by the inverse of
+// what it knows to be constant or makes one division of two. A quotient in
+// float64 is near enough that its rounding to float32 is the right one
+// (Figueroa, "When is double rounding innocuous?", 1995: 53 >= 2*24+2 bits).
+func quotient(a, b *Node) *Node { return floats(Div(doubles(a), doubles(b))) }
 
-// reciprocal is 1/x of what was computed by a division itself: a compiler would
-// make one division of the two.
-func reciprocal(x *Node) *Node { return Div(constant(x, 1), OptimizationBarrier(x)) }
+// root is the square root as IEEE 754 rounds it, by the same argument.
+func root(x *Node) *Node { return floats(Sqrt(doubles(x))) }
+
+func reciprocal(x *Node) *Node { return quotient(constant(x, 1), x) }
 
 // constant is v as a float32 of x's graph.
 //
@@ -192,7 +197,7 @@ func searchScaleMin(top float32, x, weights *Node, s steps) scaleMin {
 	flat := Equal(high, floor)
 	// The levels of flat groups are not used: any divisor does.
 	high = Where(flat, Add(floor, ones(floor)), high)
-	kept := scaleMin{inverse: Div(constant(x, top), Sub(high, floor)), floor: floor}
+	kept := scaleMin{inverse: quotient(constant(x, top), Sub(high, floor)), floor: floor}
 	kept.scale = reciprocal(kept.inverse)
 	var reaches []float32
 	for step := 0; step <= s.last; step++ {
@@ -203,7 +208,7 @@ func searchScaleMin(top float32, x, weights *Node, s steps) scaleMin {
 	state = repeat(len(reaches), fixed, state, func(i *Node, fixed, state []*Node) []*Node {
 		x, weights, high, sumw, sumx := fixed[0], fixed[1], fixed[2], fixed[3], fixed[4]
 		best, floor := state[0], state[4]
-		trial := scaleMin{inverse: Div(pick(reaches, i), Sub(high, floor)), floor: floor}
+		trial := scaleMin{inverse: quotient(pick(reaches, i), Sub(high, floor)), floor: floor}
 		l := trial.levels(x, top)
 		wl := product(weights, l)
 		suml := over(wl, axis)
@@ -213,10 +218,10 @@ func searchScaleMin(top float32, x, weights *Node, s steps) scaleMin {
 		zero := constant(x, 0)
 		solvable := GreaterThan(determinant, zero)
 		divisor := Where(solvable, determinant, ones(determinant))
-		scale := Div(Sub(product(sumw, sumxl), product(sumx, suml)), divisor)
-		newFloor := Div(Sub(product(suml2, sumx), product(suml, sumxl)), divisor)
+		scale := quotient(Sub(product(sumw, sumxl), product(sumx, suml)), divisor)
+		newFloor := quotient(Sub(product(suml2, sumx), product(suml, sumxl)), divisor)
 		above := GreaterThan(newFloor, zero)
-		scale = Where(above, Div(sumxl, orOne(suml2)), scale)
+		scale = Where(above, quotient(sumxl, orOne(suml2)), scale)
 		newFloor = Where(above, zeros(newFloor), newFloor)
 		e := loss(x, weights, l, scale, newFloor)
 		better := And(solvable, LessThan(e, best))
@@ -248,9 +253,9 @@ func searchScale(top float32, x, weights *Node, axis int) (scale, inverse *Node)
 		return over(product(product(weights, x), l), axis), over(product(product(weights, l), l), axis)
 	}
 	zero := constant(x, 0)
-	inverse = Div(constant(x, -top), peak)
+	inverse = quotient(constant(x, -top), peak)
 	sumlx, suml2 := fit(x, weights, inverse)
-	scale = Where(Equal(suml2, zero), zeros(suml2), Div(sumlx, orOne(suml2)))
+	scale = Where(Equal(suml2, zero), zeros(suml2), quotient(sumlx, orOne(suml2)))
 	var reaches []float32
 	for step := -9; step <= 9; step++ {
 		if step != 0 { // where the search starts
@@ -261,10 +266,10 @@ func searchScale(top float32, x, weights *Node, axis int) (scale, inverse *Node)
 	state = repeat(len(reaches), []*Node{x, weights, peak}, state, func(i *Node, fixed, state []*Node) []*Node {
 		x, weights, peak := fixed[0], fixed[1], fixed[2]
 		best := state[0]
-		trial := Div(pick(reaches, i), peak)
+		trial := quotient(pick(reaches, i), peak)
 		sumlx, suml2 := fit(x, weights, trial)
 		better := And(GreaterThan(suml2, constant(x, 0)), GreaterThan(product(sumlx, sumlx), product(best, suml2)))
-		scale := Div(sumlx, orOne(suml2))
+		scale := quotient(sumlx, orOne(suml2))
 		return []*Node{Where(better, product(scale, sumlx), best), Where(better, scale, state[1]), Where(better, trial, state[2])}
 	})
 	scale, inverse = state[1], state[2]
@@ -283,7 +288,7 @@ func searchPositive(top float32, x, weights *Node) (scale *Node, levels []*Node)
 		diff := Sub(x, product(scale, l))
 		return over(product(product(weights, diff), diff), 0)
 	}
-	chosen := Div(constant(x, top), largest)
+	chosen := quotient(constant(x, top), largest)
 	best := loss(x, weights, reciprocal(chosen), floats(byteOf(nearest(product(chosen, x)))))
 	atMost := func(l *Node) *Node { return Min(nearest(l), constant(l, top)) }
 	var reaches []float32
@@ -294,7 +299,7 @@ func searchPositive(top float32, x, weights *Node) (scale *Node, levels []*Node)
 	}
 	state := repeat(len(reaches), []*Node{x, weights, largest}, []*Node{best, chosen}, func(i *Node, fixed, state []*Node) []*Node {
 		x, weights, largest := fixed[0], fixed[1], fixed[2]
-		trial := Div(pick(reaches, i), largest)
+		trial := quotient(pick(reaches, i), largest)
 		e := loss(x, weights, reciprocal(trial), atMost(product(trial, x)))
 		better := LessThan(e, state[0])
 		return []*Node{Where(better, e, state[0]), Where(better, trial, state[1])}
@@ -317,7 +322,7 @@ func searchPositive(top float32, x, weights *Node) (scale *Node, levels []*Node)
 			lx := Sub(sumlx, product(product(w, v), l[i]))
 			l2 := Sub(suml2, product(product(w, l[i]), l[i]))
 			possible := And(GreaterThan(lx, zero), GreaterThan(l2, zero))
-			level := atMost(Div(product(v, l2), Where(possible, lx, ones(lx))))
+			level := atMost(quotient(product(v, l2), Where(possible, lx, ones(lx))))
 			movedX := Add(lx, product(product(w, v), level))
 			moved2 := Add(l2, product(product(w, level), level))
 			better := And(possible, And(NotEqual(level, l[i]),
@@ -329,7 +334,7 @@ func searchPositive(top float32, x, weights *Node) (scale *Node, levels []*Node)
 	})
 	sumlx, suml2, l := state[0], state[1], state[2:]
 	none := at(nothing, 0)
-	scale = Where(GreaterThan(suml2, zero), Div(sumlx, orOne(suml2)), zeros(suml2))
+	scale = Where(GreaterThan(suml2, zero), quotient(sumlx, orOne(suml2)), zeros(suml2))
 	scale = Where(none, zeros(scale), scale)
 	levels = make([]*Node, n)
 	for i := range l {
@@ -340,5 +345,5 @@ func searchPositive(top float32, x, weights *Node) (scale *Node, levels []*Node)
 
 // weigh is importance * sqrt(energy + x squared).
 func weigh(importance, x, energy *Node) *Node {
-	return product(importance, Sqrt(Add(energy, product(x, x))))
+	return product(importance, root(Add(energy, product(x, x))))
 }

@@ -27,7 +27,7 @@ type encoder struct {
 
 // encodeQ8_0: 32 bytes times one scale.
 func encodeQ8_0(x, _, _ *Node) *Node {
-	scale := Div(highest(Abs(x), 0), divisor(x, 127))
+	scale := quotient(highest(Abs(x), 0), constant(x, 127))
 	inverse := Where(Equal(scale, constant(x, 0)), zeros(scale), reciprocal(orOne(scale)))
 	q := product(x, inverse)
 	// Ties go away from zero. The fraction is exact, where adding one half
@@ -43,7 +43,7 @@ func encodeQ8_0(x, _, _ *Node) *Node {
 func encodeQ4_0(x, importance, energy *Node) *Node {
 	var scale, levels *Node
 	if importance == nil {
-		scale = Div(signedPeak(x, 0), constant(x, -8))
+		scale = quotient(signedPeak(x, 0), constant(x, -8))
 		inverse := Where(Equal(scale, constant(x, 0)), zeros(scale), reciprocal(orOne(scale)))
 		levels = Min(Floor(Add(product(x, inverse), constant(x, 8.5))), constant(x, 15))
 	} else {
@@ -81,12 +81,12 @@ func (k minimumKind) encode(flat, importance, _ *Node) *Node {
 	var scales, minimums []*Node // bytes, [n] each
 	top := number(x, 63)
 	if importance == nil {
-		mean := Sqrt(Div(over(product(x, x), 1), constant(x, 32)))
+		mean := root(quotient(over(product(x, x), 1), constant(x, 32)))
 		found = searchScaleMin(k.top, x, Add(mean, Abs(x)), k.plain)
 		d, scales = spread(Squeeze(found.scale, 1))
 		dmin, minimums = spread(Squeeze(found.minimum, 1))
 	} else {
-		energy := Div(product(constant(x, 2), at(over(product(flat, flat), 0), 0)), constant(x, 256))
+		energy := quotient(product(constant(x, 2), at(over(product(flat, flat), 0), 0)), constant(x, 256))
 		weights := weigh(Reshape(importance, 8, 32, n), x, Reshape(energy, 1, 1, n))
 		found = searchScaleMin(k.top, x, weights, weightedSteps)
 		sums := Squeeze(over(weights, 1), 1)
@@ -107,7 +107,7 @@ func (k minimumKind) encode(flat, importance, _ *Node) *Node {
 	packed, scales, minimums := packScales6(scales, minimums)
 	scale := product(InsertAxes(rounded(d), 0, 0), InsertAxes(floats(Stack(scales, 0)), 1))
 	minimum := product(InsertAxes(rounded(dmin), 0, 0), InsertAxes(floats(Stack(minimums, 0)), 1))
-	again := within(nearest(Div(Add(x, minimum), orOne(scale))), 0, k.top)
+	again := within(nearest(quotient(Add(x, minimum), orOne(scale))), 0, k.top)
 	levels := byteOf(choose(Equal(scale, constant(x, 0)), found.levels(x, k.top), again))
 
 	pairs := Reshape(low(levels, 15), 4, 2, 32, n)
@@ -129,13 +129,13 @@ func spread(values *Node) (scale *Node, levels []*Node) {
 	zero := constant(values, 0)
 	largest := Max(highest(values, 0), zero)
 	some := GreaterThan(largest, zero)
-	inverse := Div(constant(values, 63), Where(some, largest, ones(largest)))
+	inverse := quotient(constant(values, 63), Where(some, largest, ones(largest)))
 	all := byteOf(choose(some, nearest(product(inverse, values)), zeros(values)))
 	levels = make([]*Node, values.Shape().Dimensions[0])
 	for i := range levels {
 		levels[i] = at(all, i)
 	}
-	return at(Where(some, Div(largest, divisor(values, 63)), zeros(largest)), 0), levels
+	return at(Where(some, quotient(largest, constant(values, 63)), zeros(largest)), 0), levels
 }
 
 // packScales6 packs eight six-bit scales and minimums into twelve bytes and
@@ -168,13 +168,13 @@ func encodeQ6_K(x, importance, _ *Node) *Node {
 	scales := Squeeze(found, 1) // [16, n]
 	peak := signedPeak(scales, 0)
 	nothing := LessThan(Abs(peak), constant(x, negligible)) // [1, n]
-	spread := Div(constant(x, -128), Where(nothing, ones(peak), peak))
+	spread := quotient(constant(x, -128), Where(nothing, ones(peak), peak))
 	d := at(reciprocal(spread), 0)
 	bytes := Min(nearest(product(spread, scales)), constant(x, 127))
 	scale := InsertAxes(product(InsertAxes(rounded(d), 0), bytes), 1)
 	first := within(nearest(product(inverse, x)), -32, 31)
 	first = Add(first, Where(LessThan(highest(Abs(x), 1), constant(x, negligible)), constant(x, -32), constant(x, 0)))
-	again := within(nearest(Div(x, orOne(scale))), -32, 31)
+	again := within(nearest(quotient(x, orOne(scale))), -32, 31)
 	levels := byteOf(Add(choose(Equal(scale, constant(x, 0)), first, again), constant(x, 32)))
 
 	l := Reshape(levels, 2, 4, 32, n)
