@@ -3,40 +3,10 @@
 package convert
 
 import (
-	"errors"
-	"fmt"
 	"os"
 
 	"golang.org/x/sys/unix"
 )
-
-// lock opens the file at path, creating it, and takes the lock on it. A
-// process that is killed gives it back.
-func lock(path string) (*os.File, error) {
-	for {
-		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o666)
-		if err != nil {
-			return nil, fmt.Errorf("open journal: %w", err)
-		}
-		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-			f.Close()
-			if errors.Is(err, unix.EWOULDBLOCK) {
-				return nil, fmt.Errorf("another process is writing this output: %s is locked", path)
-			}
-			return nil, fmt.Errorf("lock %s: %w", path, err)
-		}
-		// The file may have been removed, with the work done, in between.
-		mine, err := f.Stat()
-		if err != nil {
-			f.Close()
-			return nil, fmt.Errorf("open journal: %w", err)
-		}
-		if named, err := os.Stat(path); err == nil && os.SameFile(mine, named) {
-			return f, nil
-		}
-		f.Close()
-	}
-}
 
 // freeBytes returns what an unprivileged process may still write under dir.
 func freeBytes(dir string) (int64, error) {

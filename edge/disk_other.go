@@ -3,12 +3,9 @@
 package edge
 
 import (
-	"errors"
-	"fmt"
 	"math"
 	"os"
 	"os/exec"
-	"runtime"
 )
 
 // On systems without these calls a file has one name, and nothing is synced:
@@ -21,10 +18,6 @@ func inode(os.FileInfo) uint64 { return 0 }
 func allocated(info os.FileInfo) int64 { return info.Size() }
 
 func freeBytes(string) (int64, error) { return math.MaxInt64, nil }
-
-func lock(d *folder) (*os.File, error) {
-	return nil, fmt.Errorf("locking %s needs flock, which %s lacks: run in WSL or a container: %w", d.path, runtime.GOOS, errors.ErrUnsupported)
-}
 
 func alone(*exec.Cmd) {}
 

@@ -45,23 +45,6 @@ func freeBytes(path string) (int64, error) {
 	return int64(s.Bavail) * int64(s.Bsize), nil
 }
 
-// lock takes the lock of the node's folder, which the end of the process
-// gives back.
-func lock(d *folder) (*os.File, error) {
-	f, _, err := d.goOn(lockName)
-	if err != nil {
-		return nil, err
-	}
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		err = fmt.Errorf("%s: %w", d.path, ErrBusy)
-	}
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
-}
-
 // alone puts a command into a process group of its own, all of which is
 // killed when its time is over.
 func alone(c *exec.Cmd) {

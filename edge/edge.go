@@ -31,6 +31,7 @@ import (
 
 	"github.com/modelpipe/modelpipe/catalog"
 	"github.com/modelpipe/modelpipe/catalog/trust"
+	"github.com/modelpipe/modelpipe/internal/filelock"
 	"github.com/modelpipe/modelpipe/publish"
 )
 
@@ -163,7 +164,7 @@ func open(o Options, h hook, free func(string) (int64, error)) (_ *Node, err err
 			n.Close()
 		}
 	}()
-	if n.locked, err = lock(n.home); err != nil {
+	if n.locked, err = n.home.lock(); err != nil {
 		return nil, fmt.Errorf("sync: %w", err)
 	}
 	for _, d := range []struct {
@@ -211,7 +212,7 @@ func (n *Node) Close() error {
 		}
 	}
 	if n.locked != nil {
-		err = errors.Join(err, n.locked.Close())
+		err = errors.Join(err, filelock.Release(n.locked))
 	}
 	n.client.CloseIdleConnections()
 	return err

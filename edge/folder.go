@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/modelpipe/modelpipe/internal/filelock"
 )
 
 // A folder is a directory of the node that stays open. Names in it are single
@@ -143,6 +145,23 @@ func (d *folder) goOn(name string) (f *os.File, left bool, err error) {
 	}
 	f, err = d.create(name)
 	return f, false, err
+}
+
+// lock takes the lock of the node's folder, which the end of the process
+// gives back.
+func (d *folder) lock() (*os.File, error) {
+	f, _, err := d.goOn(lockName)
+	if err != nil {
+		return nil, err
+	}
+	err = filelock.Try(f)
+	if errors.Is(err, filelock.ErrHeld) {
+		err = fmt.Errorf("%s: %w", d.path, ErrBusy)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // write gives a file its content in one step, on the disk.

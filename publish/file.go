@@ -17,6 +17,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/modelpipe/modelpipe/internal/filelock"
 )
 
 func init() { register(kind{scheme: "file", open: openFolder}) }
@@ -240,7 +242,7 @@ func (p *partial) end(keep bool) {
 	if !keep {
 		p.root.Remove(p.published.Name + partialSuffix)
 	}
-	p.file.Close()
+	filelock.Release(p.file)
 	p.file = nil
 }
 
@@ -298,7 +300,7 @@ func (s *folder) busy(name string) bool {
 			return false
 		}
 		defer f.Close()
-		return locked(f)
+		return filelock.Held(f)
 	})
 }
 
@@ -380,7 +382,7 @@ func (s *folder) Put(ctx context.Context, name string, data []byte, prior Versio
 	if err != nil {
 		return Absent, fmt.Errorf("put %s: %w", where, err)
 	}
-	defer guard.Close()
+	defer filelock.Release(guard)
 	if prior != Any {
 		now := Absent
 		r, size, err := s.Open(ctx, name, 0)
@@ -408,7 +410,7 @@ func (s *folder) Put(ctx context.Context, name string, data []byte, prior Versio
 		return Absent, fmt.Errorf("put %s: %w", where, err)
 	}
 	defer func() {
-		f.Close()
+		filelock.Release(f)
 		if err != nil {
 			s.root.Remove(temporary)
 		}
@@ -463,7 +465,7 @@ func (s *folder) Delete(ctx context.Context, name string) error {
 	if err != nil {
 		return fmt.Errorf("delete %s: %w", name, err)
 	}
-	defer guard.Close()
+	defer filelock.Release(guard)
 	if err := s.root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("delete: %w", err)
 	}

@@ -15,6 +15,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/modelpipe/modelpipe/internal/filelock"
 )
 
 // ociUpload is a blob on its way. The protocol takes chunks in order; after a
@@ -276,7 +278,7 @@ func (u *ociUpload) forget() {
 // close gives the lock back.
 func (u *ociUpload) close() {
 	if u.kept != nil {
-		u.kept.Close()
+		filelock.Release(u.kept)
 		u.root.Close()
 		u.kept = nil
 	}
@@ -584,7 +586,7 @@ func (r *repository) readKept(root *os.Root, name string) (m ociMarker, busy boo
 		return m, false, err
 	}
 	defer f.Close()
-	if locked(f) {
+	if filelock.Held(f) {
 		return m, true, nil
 	}
 	data, err := io.ReadAll(io.LimitReader(f, errorLimit))

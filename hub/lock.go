@@ -1,5 +1,3 @@
-//go:build unix && !solaris && !aix
-
 package hub
 
 import (
@@ -7,8 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"syscall"
 	"time"
+
+	"github.com/modelpipe/modelpipe/internal/filelock"
 )
 
 // lockFile takes the exclusive flock on path that huggingface_hub (filelock.UnixFileLock) takes, waiting for its holder.
@@ -18,12 +17,12 @@ func lockFile(ctx context.Context, path string) (unlock func(), err error) {
 		if err != nil {
 			return nil, err
 		}
-		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		err = filelock.Try(f)
 		if err == nil && samePath(f, path) {
-			return func() { f.Close() }, nil
+			return func() { filelock.Release(f) }, nil
 		}
-		f.Close()
-		if err != nil && !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
+		filelock.Release(f)
+		if err != nil && !errors.Is(err, filelock.ErrHeld) {
 			return nil, fmt.Errorf("lock %s: %w", path, err)
 		}
 		if err := sleep(ctx, 50*time.Millisecond); err != nil {
