@@ -112,7 +112,7 @@ func (a *app) calibrate(ctx context.Context, arg string, c *calibration) error {
 		return err
 	}
 	defer m.close()
-	chunks, err := c.cut(m.header.Metadata, m.model.Pooling)
+	chunks, err := c.cut(m)
 	if err != nil {
 		return err
 	}
@@ -270,8 +270,8 @@ func (a *app) openModel(ctx context.Context, s *source, pre string) (*openedMode
 	return &openedModel{m, &p.Header, view.Close}, nil
 }
 
-// cut encodes the text and cuts it, as llama-imatrix does.
-func (c *calibration) cut(m gguf.Metadata, pooling spec.Pooling) ([][]int32, error) {
+// cut reads the text, encodes and cuts it.
+func (c *calibration) cut(m *openedModel) ([][]int32, error) {
 	f, err := os.Open(c.text)
 	if err != nil {
 		return nil, err
@@ -281,21 +281,27 @@ func (c *calibration) cut(m gguf.Metadata, pooling spec.Pooling) ([][]int32, err
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", c.text, err)
 	}
-	e, err := tokenizer.NewGGUFEncoder(m)
+	return cutText(m, c.text, string(text), c.chunks, c.ctx)
+}
+
+// cutText encodes a text and cuts its first n chunks, 0 for all, as
+// llama-imatrix does.
+func cutText(m *openedModel, name, text string, n, ctx int) ([][]int32, error) {
+	e, err := tokenizer.NewGGUFEncoder(m.header.Metadata)
 	if err != nil {
 		return nil, err
 	}
-	bos, err := beginning(e, pooling)
+	bos, err := beginning(e, m.model.Pooling)
 	if err != nil {
 		return nil, err
 	}
-	ids, err := e.Encode(strings.TrimSuffix(string(text), "\n"), tokenizer.EncodeOptions{AddSpecial: true})
+	ids, err := e.Encode(strings.TrimSuffix(text, "\n"), tokenizer.EncodeOptions{AddSpecial: true})
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", c.text, err)
+		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	chunks, err := calibrate.Chunks(ids, bos, c.chunks, c.ctx)
+	chunks, err := calibrate.Chunks(ids, bos, n, ctx)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", c.text, err)
+		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return chunks, nil
 }

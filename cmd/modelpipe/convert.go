@@ -42,6 +42,7 @@ type making struct {
 	trust    bool
 	interval time.Duration
 	validate bool
+	measure  bool
 	fallback bool
 	judging  judging
 }
@@ -85,6 +86,7 @@ publish).`,
 	f.BoolVar(&m.dryRun, "dry-run", false, "stop after the plan")
 	f.BoolVar(&m.validate, "validate", false, "judge the file as modelpipe validate does (by --max-kld, --gate, --report, ...) before it gets its name, and leave nothing where a gate says no")
 	m.judging.register(f)
+	f.BoolVar(&m.measure, "measure", false, "with --max-size or --max-kld: measure the KL divergence of the whole file and of stock presets of at most as many bytes, on --text, and keep the best")
 	f.Lookup("device").Usage = "encode on `DEVICE`, where that is cuda or xla:/path/to/plugin.so, and judge there with --validate (default: the processor encodes, with the same bytes everywhere)"
 	f.Lookup("max-kld").Usage = "choose the types so that the expected KL divergence is at most so many `NATS` and the file is small, where no --type does; with --validate, refuse a measured one of more"
 	f.BoolVar(&m.fallback, "device-fallback", false, "where the device of --device is not there or fails, go on with the processor, with a warning")
@@ -107,6 +109,15 @@ func (a *app) convert(ctx context.Context, arg string, c *conversion, m *making)
 	chooses := []string{"device"}
 	if c.maxKLD != 0 {
 		chooses = append(chooses, "max-kld")
+	}
+	if m.measure {
+		if !c.wanted() {
+			return usagef("--measure holds what --max-size and --max-kld choose to presets: give one of them")
+		}
+		if c.trial, err = m.judging.trial(); err != nil {
+			return err
+		}
+		chooses = append(chooses, "text", "chunks", "ctx")
 	}
 	if err := m.checkJudging(chooses); err != nil {
 		return err

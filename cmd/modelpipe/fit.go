@@ -23,6 +23,7 @@ type fitting struct {
 	maxKLD  float64
 	losses  string
 	fast    bool
+	trial   *trial // how choices are measured; nil where they are not
 
 	fit *fitJSON
 }
@@ -40,7 +41,8 @@ type fitJSON struct {
 	ExpectedKLD float64     `json:"expected_kld"`
 	Losses      string      `json:"losses"` // "measured" or "priors"
 	From        string      `json:"losses_file,omitempty"`
-	Preset      *presetJSON `json:"best_preset,omitempty"` // the best that fits
+	Preset      *presetJSON `json:"best_preset,omitempty"` // expected to lose least of those that fit
+	Measured    *trialJSON  `json:"measured,omitempty"`    // with --measure
 	Note        string      `json:"note,omitempty"`
 }
 
@@ -113,8 +115,32 @@ func (c *conversion) planFit(ctx context.Context, s *source, recipe quantize.Rec
 		return nil, fmt.Errorf("the plan of %d bytes is over --max-size %d", p.Size, limit)
 	}
 	c.chosen, c.fit.ExpectedKLD = fit.Recipe, fit.Loss
-	c.fit.Preset, err = c.bestPreset(stock.Header.Metadata, tensors, losses, header, p.Size, o.Alignment)
-	return p, err
+	stocks, err := c.stocks(stock.Header.Metadata, recipe, tensors, losses, header, o.Alignment)
+	if err != nil {
+		return nil, err
+	}
+	c.fit.Preset = bestPreset(stocks, p.Size)
+	if c.trial == nil {
+		return p, nil
+	}
+	choices := []choice{{fitted, fit.Recipe, p, fit.Loss}}
+	for _, preset := range challengers(stocks, max(limit, p.Size)) {
+		r := recipe
+		r.Preset = preset.Name
+		q, err := plan(convert.NewTypePolicy(r, c.importance, c.imatrix))
+		if err != nil {
+			return nil, fmt.Errorf("preset %s: %w", preset.Name, err)
+		}
+		if q.Size <= max(limit, p.Size) {
+			choices = append(choices, choice{preset.Name, r, q, preset.ExpectedKLD})
+		}
+	}
+	kept, err := c.keepBest(ctx, s, choices)
+	if err != nil {
+		return nil, err
+	}
+	c.chosen, c.fit.ExpectedKLD = kept.recipe, kept.expected
+	return kept.plan, nil
 }
 
 // tensorsOf are the tensors of a plan in the types that they have there.
@@ -181,34 +207,64 @@ func (c *conversion) findLosses(ctx context.Context, s *source, tensors []quanti
 	return f.Table()
 }
 
-// bestPreset is the stock preset of at most size bytes that is expected to lose
-// least, nil where there is none.
-func (c *conversion) bestPreset(md gguf.Metadata, tensors []quantize.Tensor, losses quantize.Losses, header, size, alignment int64) (*presetJSON, error) {
+// stocks are the stock presets that the model can be in, with what recipe fixes
+// besides, in the order of their names' list.
+func (c *conversion) stocks(md gguf.Metadata, recipe quantize.Recipe, tensors []quantize.Tensor, losses quantize.Losses, header, alignment int64) ([]stock, error) {
 	model, err := convert.QuantizedModel(md)
 	if err != nil {
 		return nil, err
 	}
-	var best *presetJSON
+	priors := quantize.PriorLosses(tensors)
+	var all []stock
 	for _, name := range quantize.PresetNames() {
-		a, err := quantize.Recipe{Preset: name}.Assign(model, tensors, c.importance != nil)
+		recipe.Preset = name
+		a, err := recipe.Assign(model, tensors, c.importance != nil)
 		if err != nil {
 			continue // not for this model
 		}
 		bytes := header
+		slow, needs := false, false
 		for i, t := range tensors {
 			n, err := gguf.TensorInfo{Name: t.Name, Type: a.Choices[i].Type, Shape: t.Shape}.Size()
 			if err != nil {
 				return nil, fmt.Errorf("tensor %s: %w", t.Name, err)
 			}
 			bytes += (n + alignment - 1) / alignment * alignment
+			needs = needs || a.Choices[i].NeedsImportance
+			slow = slow || strings.HasPrefix(a.Choices[i].Type.String(), "IQ")
 		}
-		needs := slices.ContainsFunc(a.Choices, func(c quantize.Choice) bool { return c.NeedsImportance })
+		if needs && c.importance == nil || slow && c.fast {
+			continue
+		}
 		loss, known := losses.Loss(tensors, a.Choices)
-		if bytes <= size && known && !(needs && c.importance == nil) && (best == nil || loss < best.ExpectedKLD) {
-			best = &presetJSON{name, bytes, loss}
+		prior, knownToPriors := priors.Loss(tensors, a.Choices)
+		if !known {
+			loss = prior
+		}
+		if known || knownToPriors {
+			all = append(all, stock{presetJSON{name, bytes, loss}, prior, known})
 		}
 	}
-	return best, nil
+	return all, nil
+}
+
+// stock is a stock preset of a model.
+type stock struct {
+	presetJSON
+	prior float64 // what priors expect it to lose
+	known bool    // ExpectedKLD is by the same losses as the fit's, not by priors
+}
+
+// bestPreset is the stock preset of at most size bytes that is expected to lose
+// least, nil where there is none.
+func bestPreset(all []stock, size int64) *presetJSON {
+	var best *presetJSON
+	for i := range all {
+		if p := &all[i]; p.known && p.Size <= size && (best == nil || p.ExpectedKLD < best.ExpectedKLD) {
+			best = &p.presetJSON
+		}
+	}
+	return best
 }
 
 // lines describes a fit for people.
@@ -228,6 +284,9 @@ func (f *fitJSON) lines(size int64) []string {
 		how = "measured, " + f.From
 	}
 	out = append(out, fmt.Sprintf("expected KLD  %.4g nats per token (%s)", f.ExpectedKLD, how))
+	if f.Measured != nil {
+		return append(out, f.Measured.lines()...)
+	}
 	if f.Preset != nil {
 		out = append(out, fmt.Sprintf("best preset   %s: %d bytes, expected KLD %.4g", f.Preset.Name, f.Preset.Size, f.Preset.ExpectedKLD))
 	}

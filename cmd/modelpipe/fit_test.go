@@ -2,10 +2,13 @@ package main
 
 import (
 	"encoding/json"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/modelpipe/modelpipe/ops/budget"
 )
 
 // TestFit plans and converts to a size and to a loss, by priors and by losses
@@ -115,6 +118,128 @@ func TestFit(t *testing.T) {
 	for _, args := range [][]string{{"losses", model}, {"losses", model, "-o", losses}, {"losses", model, "-o", losses, "--text", filepath.Join(dir, "none")}} {
 		if code, _, _ := try(t, args...); code == exitDone {
 			t.Errorf("%v is accepted", args)
+		}
+	}
+}
+
+// TestFitMeasured holds a fit to presets by measurement: one by losses that say
+// what is so is kept, one by losses that say the opposite is not.
+func TestFitMeasured(t *testing.T) {
+	const model = "../../testdata/stories260K"
+	dir := t.TempDir()
+	text := filepath.Join(dir, "text")
+	story := strings.Repeat("Once upon a time there was a little girl named Lily. She loved to play outside in the sun. ", 40)
+	if err := os.WriteFile(text, []byte(story), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	short := filepath.Join(dir, "short")
+	if err := os.WriteFile(short, []byte(story[:100]), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	good, bad := filepath.Join(dir, "good.json"), filepath.Join(dir, "bad.json")
+	if code, _, stderr := try(t, "losses", model, "--text", text, "--chunks", "2", "--ctx", "64", "-o", good, "--device", "cpu"); code != exitDone {
+		t.Fatalf("losses: exit %d: %s", code, stderr)
+	}
+	f, err := budget.ReadFile(good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Few bytes lose little, says the file that misleads, and many lose much.
+	for _, row := range f.Losses {
+		for typ := range row {
+			row[typ] = 1e-6 / row[typ]
+		}
+	}
+	if err := f.Save(bad); err != nil {
+		t.Fatal(err)
+	}
+	type result struct {
+		Size   int64 `json:"size"`
+		Recipe struct {
+			Type string `json:"type"`
+		} `json:"recipe"`
+		Budget struct {
+			ExpectedKLD float64    `json:"expected_kld"`
+			Measured    *trialJSON `json:"measured"`
+		} `json:"budget"`
+		Validation *struct {
+			KLD struct {
+				Mean float64 `json:"mean"`
+			} `json:"kld"`
+		} `json:"validation"`
+	}
+	convert := func(args ...string) result {
+		t.Helper()
+		out := filepath.Join(dir, "m.gguf")
+		code, stdout, stderr := try(t, append([]string{"convert", model, "--json", "-o", out, "--measure", "--chunks", "2", "--ctx", "64", "--device", "cpu"}, args...)...)
+		if code != exitDone {
+			t.Fatalf("convert %v: exit %d: %s", args, code, stderr)
+		}
+		var r result
+		if err := json.Unmarshal([]byte(stdout), &r); err != nil {
+			t.Fatal(err)
+		}
+		if info, err := os.Stat(out); err != nil || info.Size() != r.Size {
+			t.Errorf("the file has %v, %v: said were %d bytes", info, err, r.Size)
+		}
+		return r
+	}
+	// least checks that the choice kept is the best of those measured.
+	least := func(r result) (kept choiceJSON) {
+		t.Helper()
+		m := r.Budget.Measured
+		if m == nil || len(m.Choices) < 2 {
+			t.Fatalf("measured were %+v: want the fit and presets", m)
+		}
+		kept.KLD = math.Inf(1)
+		for _, x := range m.Choices {
+			if x.Size > 290_000 || !(x.KLD > 0) {
+				t.Errorf("measured was %+v", x)
+			}
+			if x.KLD < kept.KLD {
+				kept = x
+			}
+		}
+		if m.Kept != kept.Name || r.Size != kept.Size || r.Budget.ExpectedKLD != kept.ExpectedKLD {
+			t.Errorf("%s of %d bytes is kept: %+v loses least", m.Kept, r.Size, kept)
+		}
+		return kept
+	}
+
+	honest := convert("--max-size", "290KB", "--losses", good, "--validate", "--skip", "weights,canaries,template")
+	kept := least(honest)
+	if kept.Name != fitted {
+		t.Errorf("%s is kept: want the fit", kept.Name)
+	}
+	// The source is in F32, what is measured against is it in F16.
+	if got := honest.Validation.KLD.Mean; math.Abs(got/kept.KLD-1) > 0.01 {
+		t.Errorf("the file loses %g nats: measured before it was made were %g", got, kept.KLD)
+	}
+	misled := convert("--max-size", "290KB", "--losses", bad)
+	if kept := least(misled); kept.Name == fitted || misled.Recipe.Type != kept.Name {
+		t.Errorf("a fit by losses that mislead: %s is kept, the recipe is %s", kept.Name, misled.Recipe.Type)
+	}
+	if code, _, stderr := try(t, "convert", model, "--max-size", "290KB", "--losses", bad, "--measure", "--chunks", "2", "--ctx", "64", "--device", "cpu", "--dry-run"); code != exitDone || !strings.Contains(stderr, "bytes, kept") {
+		t.Errorf("--dry-run: exit %d: %s", code, stderr)
+	}
+
+	for _, c := range []struct {
+		code int
+		want string
+		args []string
+	}{
+		{exitUsage, "--measure holds what --max-size and --max-kld choose to presets", []string{"--type", "Q8_0"}},
+		{exitUsage, "--ctx 4096: the model was made for 512", []string{"--max-size", "290KB", "--ctx", "4096"}},
+		{exitUsage, "want at least one chunk", []string{"--max-size", "290KB", "--chunks", "0"}},
+		{exitFailed, "no such file", []string{"--max-size", "290KB", "--text", filepath.Join(dir, "none")}},
+		{exitFailed, "fewer than a chunk of 512", []string{"--max-size", "290KB", "--text", short}},
+	} {
+		code, _, stderr := try(t, append([]string{"convert", model, "-o", filepath.Join(dir, "no.gguf"), "--measure"}, c.args...)...)
+		if code != c.code || !strings.Contains(stderr, c.want) {
+			t.Errorf("convert --measure %v: exit %d: %s: want %d, %q", c.args, code, stderr, c.code, c.want)
+		}
+		if _, err := os.Stat(filepath.Join(dir, "no.gguf")); err == nil {
+			t.Errorf("convert --measure %v leaves a file", c.args)
 		}
 	}
 }

@@ -111,7 +111,7 @@ func (a *app) losses(ctx context.Context, arg string, m *measuring) error {
 		}
 		weighed = func(name string) bool { return !slices.Contains(coverage.Missing, name) }
 	}
-	chunks, err := m.cut(model.header.Metadata, model.model.Pooling)
+	chunks, err := m.cut(model)
 	if err != nil {
 		return err
 	}

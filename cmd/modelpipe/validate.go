@@ -301,6 +301,21 @@ func (a *app) judgeOptions(j *judging, s *source, importance *quantize.Imatrix) 
 	return o, nil
 }
 
+// trial measures on the text, in the chunks and on the device of a judgement.
+func (j *judging) trial() (*trial, error) {
+	if j.chunks < 1 || j.ctx < 8 {
+		return nil, usagef("--chunks %d --ctx %d: want at least one chunk of 8 tokens", j.chunks, j.ctx)
+	}
+	t := &trial{name: "default", text: validate.DefaultText, chunks: j.chunks, ctx: j.ctx, device: j.device}
+	if j.text == "" {
+		return t, nil
+	}
+	var err error
+	t.name = filepath.Base(j.text)
+	t.text, err = j.readText(j.text)
+	return t, err
+}
+
 // readText reads a file that may not be empty, once.
 func (j *judging) readText(name string) (string, error) {
 	if text, ok := j.read[name]; ok {
