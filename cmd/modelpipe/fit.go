@@ -95,49 +95,62 @@ func (c *conversion) planFit(ctx context.Context, s *source, recipe quantize.Rec
 		}
 		o.Importance = func(name string) bool { return !slices.Contains(coverage.Missing, name) }
 	}
-	var fit quantize.Fit
-	if limit > 0 {
-		fit, err = recipe.FitBytes(tensors, limit-header, o)
-	} else {
-		fit, err = recipe.FitLoss(tensors, c.maxKLD, o)
+	choose := func(name string, kld float64) (choice, error) {
+		var fit quantize.Fit
+		var err error
+		if limit > 0 {
+			fit, err = recipe.FitBytes(tensors, limit-header, o)
+		} else {
+			fit, err = recipe.FitLoss(tensors, kld, o)
+		}
+		if err != nil {
+			return choice{}, err
+		}
+		p, err := plan(convert.NewTypePolicy(fit.Recipe, c.importance, c.imatrix))
+		if err == nil && limit > 0 && p.Size > limit {
+			err = fmt.Errorf("the plan of %d bytes is over --max-size %d", p.Size, limit)
+		}
+		return choice{name, fit.Recipe, p, fit.Loss}, err
 	}
+	kept, err := choose(fitted, c.maxKLD)
 	if over := (*quantize.BudgetError)(nil); errors.As(err, &over) {
 		return nil, withExit(exitGate, c.overBudget(over, header, recipe, tensors, o))
 	}
 	if err != nil {
 		return nil, err
 	}
-	p, err := plan(convert.NewTypePolicy(fit.Recipe, c.importance, c.imatrix))
-	if err != nil {
-		return nil, err
-	}
-	if limit > 0 && p.Size > limit {
-		return nil, fmt.Errorf("the plan of %d bytes is over --max-size %d", p.Size, limit)
-	}
-	c.chosen, c.fit.ExpectedKLD = fit.Recipe, fit.Loss
+	most := max(limit, kept.plan.Size)
 	stocks, err := c.stocks(stock.Header.Metadata, recipe, tensors, losses, header, o.Alignment)
 	if err != nil {
 		return nil, err
 	}
-	c.fit.Preset = bestPreset(stocks, p.Size)
-	if c.trial == nil {
-		return p, nil
-	}
-	choices := []choice{{fitted, fit.Recipe, p, fit.Loss}}
-	for _, preset := range challengers(stocks, max(limit, p.Size)) {
-		r := recipe
-		r.Preset = preset.Name
-		q, err := plan(convert.NewTypePolicy(r, c.importance, c.imatrix))
+	c.fit.Preset = bestPreset(stocks, kept.plan.Size)
+	if c.trial != nil {
+		choices := []choice{kept}
+		for _, preset := range challengers(stocks, most) {
+			r := recipe
+			r.Preset = preset.Name
+			p, err := plan(convert.NewTypePolicy(r, c.importance, c.imatrix))
+			if err != nil {
+				return nil, fmt.Errorf("preset %s: %w", preset.Name, err)
+			}
+			if p.Size <= most {
+				choices = append(choices, choice{preset.Name, r, p, preset.ExpectedKLD})
+			}
+		}
+		t, err := c.startTrial(ctx, s)
 		if err != nil {
-			return nil, fmt.Errorf("preset %s: %w", preset.Name, err)
+			return nil, err
 		}
-		if q.Size <= max(limit, p.Size) {
-			choices = append(choices, choice{preset.Name, r, q, preset.ExpectedKLD})
+		defer t.close()
+		if limit > 0 {
+			kept, err = t.least(ctx, choices)
+		} else {
+			kept, err = t.smallest(ctx, choices, c.maxKLD, choose)
 		}
-	}
-	kept, err := c.keepBest(ctx, s, choices)
-	if err != nil {
-		return nil, err
+		if err != nil {
+			return nil, err
+		}
 	}
 	c.chosen, c.fit.ExpectedKLD = kept.recipe, kept.expected
 	return kept.plan, nil

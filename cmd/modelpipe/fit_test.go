@@ -223,11 +223,48 @@ func TestFitMeasured(t *testing.T) {
 		t.Errorf("--dry-run: exit %d: %s", code, stderr)
 	}
 
+	// A fit to a loss is measured to keep it, and another round is needed where
+	// the losses say three times too little.
+	for _, row := range f.Losses {
+		for typ := range row {
+			row[typ] = 1e-6 / row[typ] / 3
+		}
+	}
+	third := filepath.Join(dir, "third.json")
+	if err := f.Save(third); err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range f.Losses {
+		for typ := range row {
+			row[typ] *= 1e-6
+		}
+	}
+	nothing := filepath.Join(dir, "nothing.json")
+	if err := f.Save(nothing); err != nil {
+		t.Fatal(err)
+	}
+	const limit = 0.03
+	small := convert("--max-kld", "0.03", "--losses", third)
+	if len(small.Budget.Measured.Choices) < 3 {
+		t.Errorf("measured were %+v: want a second round", small.Budget.Measured)
+	}
+	for _, x := range small.Budget.Measured.Choices {
+		switch {
+		case x.Name == small.Budget.Measured.Kept:
+			if x.KLD > limit || x.Size != small.Size {
+				t.Errorf("--max-kld %g: kept is %+v in a file of %d bytes", limit, x, small.Size)
+			}
+		case x.KLD <= limit && x.Size < small.Size:
+			t.Errorf("--max-kld %g: kept are %d bytes: %+v is smaller", limit, small.Size, x)
+		}
+	}
+
 	for _, c := range []struct {
 		code int
 		want string
 		args []string
 	}{
+		{exitGate, "--max-kld 0.001: what was chosen loses 0.", []string{"--max-kld", "0.001", "--losses", nothing, "--tensor-type", "ffn_=Q4_0", "--chunks", "2", "--ctx", "64"}},
 		{exitUsage, "--measure holds what --max-size and --max-kld choose to presets", []string{"--type", "Q8_0"}},
 		{exitUsage, "--ctx 4096: the model was made for 512", []string{"--max-size", "290KB", "--ctx", "4096"}},
 		{exitUsage, "want at least one chunk", []string{"--max-size", "290KB", "--chunks", "0"}},

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"reflect"
 	"slices"
 	"time"
 
@@ -17,9 +18,10 @@ import (
 )
 
 // A trial measures what choices of types lose as whole files, which no sum over
-// tensors knows, and keeps the best: so a fit is never worse, on the trial's
-// text, than the presets that it was held to. Files are computed while they are
-// read and never written.
+// tensors knows, and keeps the best: so a fit to a size is never worse, on the
+// trial's text, than the presets that it was held to, and a fit to a loss loses
+// no more than that there. Files are computed while they are read and never
+// written.
 type trial struct {
 	name, text  string
 	chunks, ctx int
@@ -48,7 +50,7 @@ type trialJSON struct {
 }
 
 type choiceJSON struct {
-	Name        string  `json:"name"` // "fit", or that of a preset
+	Name        string  `json:"name"` // "fit", with its round after the first, or that of a preset
 	Size        int64   `json:"size"`
 	ExpectedKLD float64 `json:"expected_kld"`
 	KLD         float64 `json:"kld"`     // mean, nats per token
@@ -79,68 +81,159 @@ func challengers(all []stock, size int64) []stock {
 	return out
 }
 
-// keepBest measures choices side by side and returns the one that loses least;
-// of equal ones, the first.
-func (c *conversion) keepBest(ctx context.Context, s *source, choices []choice) (_ choice, err error) {
+// running is a trial with what it needs open.
+type running struct {
+	*trial
+	c         *conversion
+	s         *source
+	reference *openedModel
+	chunks    [][]int32
+	device    *ops.Device
+	out       trialJSON
+	choices   []choice // that were measured, in the order of out.Choices
+}
+
+// startTrial opens the model and the device and cuts the text.
+func (c *conversion) startTrial(ctx context.Context, s *source) (_ *running, err error) {
 	t := c.trial
-	reference, err := c.app.openModel(ctx, s, c.pre)
-	if err != nil {
-		return choice{}, fmt.Errorf("measure: %w", err)
+	r := &running{trial: t, c: c, s: s}
+	if r.reference, err = c.app.openModel(ctx, s, c.pre); err != nil {
+		return nil, fmt.Errorf("measure: %w", err)
 	}
-	defer reference.close()
-	if reference.model.Head == nil {
-		return choice{}, usagef("--measure: the model predicts no tokens")
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, r.reference.close())
+		}
+	}()
+	m := r.reference.model
+	switch {
+	case m.Head == nil:
+		return nil, usagef("--measure: the model predicts no tokens")
+	case m.Context > 0 && t.ctx > m.Context:
+		return nil, usagef("--ctx %d: the model was made for %d", t.ctx, m.Context)
 	}
-	if n := reference.model.Context; n > 0 && t.ctx > n {
-		return choice{}, usagef("--ctx %d: the model was made for %d", t.ctx, n)
+	if r.chunks, err = cutText(r.reference, t.name, t.text, t.chunks, t.ctx); err != nil {
+		return nil, fmt.Errorf("measure: %w", err)
 	}
-	chunks, err := cutText(reference, t.name, t.text, t.chunks, t.ctx)
-	if err != nil {
-		return choice{}, fmt.Errorf("measure: %w", err)
+	if r.device, err = ops.Open(t.device); err != nil {
+		return nil, err
 	}
+	r.out = trialJSON{Text: t.name, Chunks: len(r.chunks), Ctx: t.ctx, Device: r.device.Name()}
+	return r, nil
+}
+
+func (r *running) close() error {
+	r.device.Close()
+	return r.reference.close()
+}
+
+// measure measures choices side by side and returns the mean divergence of
+// each.
+func (r *running) measure(ctx context.Context, choices ...choice) (_ []float64, err error) {
 	var models []*spec.Model
 	for _, x := range choices {
-		view, err := convert.NewView(x.plan, s.fsys, convert.RenderOptions{Imatrix: c.importance})
+		view, err := convert.NewView(x.plan, r.s.fsys, convert.RenderOptions{Imatrix: r.c.importance})
 		if err != nil {
-			return choice{}, fmt.Errorf("measure %s: %w", x.name, err)
+			return nil, fmt.Errorf("measure %s: %w", x.name, err)
 		}
-		defer func() { err = errors.Join(err, view.Close()) }()
+		defer view.Close()
 		m, err := fromgguf.OpenAt(x.name, view, view.Size())
 		if err != nil {
-			return choice{}, fmt.Errorf("measure %s: %w", x.name, err)
+			return nil, fmt.Errorf("measure %s: %w", x.name, err)
 		}
 		models = append(models, m)
 	}
-	d, err := ops.Open(t.device)
-	if err != nil {
-		return choice{}, err
-	}
-	defer d.Close()
 	last := time.Now()
-	results, err := ops.CompareAll(ctx, d, reference.model, models, chunks, ops.Options{Progress: func(p ops.Progress) {
+	results, err := ops.CompareAll(ctx, r.device, r.reference.model, models, r.chunks, ops.Options{Progress: func(p ops.Progress) {
 		if time.Since(last) >= judgingEvery {
 			last = time.Now()
-			c.app.log.Info("measuring what is chosen", "stage", p.Stage, "done", p.Done, "total", p.Total)
+			r.c.app.log.Info("measuring what is chosen", "stage", p.Stage, "done", p.Done, "total", p.Total)
 		}
 	}})
 	if err != nil {
-		return choice{}, fmt.Errorf("measure: %w", err)
+		return nil, fmt.Errorf("measure: %w", err)
 	}
-	out := &trialJSON{Text: t.name, Chunks: len(chunks), Ctx: t.ctx, Device: d.Name()}
-	best := 0
-	for i, r := range results {
-		if k := r.KLD.Mean; math.IsNaN(k) || math.IsInf(k, 0) {
-			return choice{}, fmt.Errorf("measure %s: a KL divergence of %v", choices[i].name, k)
+	var means []float64
+	for i, got := range results {
+		x, k := choices[i], got.KLD
+		if math.IsNaN(k.Mean) || math.IsInf(k.Mean, 0) {
+			return nil, fmt.Errorf("measure %s: a KL divergence of %v", x.name, k.Mean)
 		}
-		if r.KLD.Mean < results[best].KLD.Mean {
+		r.choices = append(r.choices, x)
+		r.out.Choices = append(r.out.Choices, choiceJSON{x.name, x.plan.Size, x.expected, k.Mean, k.StdErr, got.Top1})
+		means = append(means, k.Mean)
+	}
+	return means, nil
+}
+
+// keep ends a trial with the choice that comes first by order of those that
+// may be kept; of equal ones, with the first that was measured. false says that
+// none may.
+func (r *running) keep(may func(choiceJSON) bool, order func(a, b choiceJSON) int) (choice, bool) {
+	best := -1
+	for i, x := range r.out.Choices {
+		if may(x) && (best < 0 || order(x, r.out.Choices[best]) < 0) {
 			best = i
 		}
-		x := choices[i]
-		out.Choices = append(out.Choices, choiceJSON{x.name, x.plan.Size, x.expected, r.KLD.Mean, r.KLD.StdErr, r.Top1})
 	}
-	out.Kept = choices[best].name
-	c.fit.Measured = out
-	return choices[best], nil
+	if best < 0 {
+		return choice{}, false
+	}
+	r.out.Kept = r.choices[best].name
+	r.c.fit.Measured = &r.out
+	return r.choices[best], true
+}
+
+// least measures choices and keeps the one that loses least.
+func (r *running) least(ctx context.Context, choices []choice) (choice, error) {
+	if _, err := r.measure(ctx, choices...); err != nil {
+		return choice{}, err
+	}
+	kept, _ := r.keep(func(choiceJSON) bool { return true }, func(a, b choiceJSON) int { return cmp.Compare(a.KLD, b.KLD) })
+	return kept, nil
+}
+
+// rounds is how often smallest fits at most, and near how much of what is asked
+// for it is content with.
+const (
+	rounds = 4
+	near   = 0.95
+)
+
+// smallest measures choices, of which the first is fit's for an expected
+// divergence of limit, and fits again for what the measurement says of the
+// expectation. It keeps the smallest that was measured to lose at most limit.
+func (r *running) smallest(ctx context.Context, choices []choice, limit float64, fit func(name string, target float64) (choice, error)) (choice, error) {
+	target, least := limit, math.Inf(1)
+	for round := 1; ; round++ {
+		means, err := r.measure(ctx, choices...)
+		if err != nil {
+			return choice{}, err
+		}
+		least = min(least, slices.Min(means))
+		if round == rounds || means[0] <= limit && means[0] >= near*limit || means[0] == 0 {
+			break
+		}
+		// The divergence is about proportional to the expectation; a little
+		// less is asked for, so that what is over the limit comes under it.
+		target *= limit / means[0] * (1 + near) / 2
+		next, err := fit(fmt.Sprintf("%s, round %d", fitted, round+1), target)
+		if over := (*quantize.BudgetError)(nil); errors.As(err, &over) {
+			break // no choice of types is expected to lose so little
+		}
+		if err != nil {
+			return choice{}, err
+		}
+		if slices.ContainsFunc(r.choices, func(x choice) bool { return reflect.DeepEqual(x.recipe, next.recipe) }) {
+			break // it was measured
+		}
+		choices = []choice{next}
+	}
+	kept, ok := r.keep(func(x choiceJSON) bool { return x.KLD <= limit }, func(a, b choiceJSON) int { return cmp.Compare(a.Size, b.Size) })
+	if !ok {
+		return choice{}, withExit(exitGate, fmt.Errorf("--max-kld %g: what was chosen loses %.4g at least as it was measured on %s", limit, least, r.name))
+	}
+	return kept, nil
 }
 
 // lines describes a trial for people.
