@@ -26,14 +26,15 @@ var page = template.Must(template.New("report").Funcs(template.FuncMap{
 func (r *Report) WriteHTML(w io.Writer) error {
 	v := struct {
 		*Report
-		Distribution, Layers, Tensors, Types, Size template.HTML
-		Worst                                      []TensorResult
+		Distribution, Layers, Tensors, Types, Size, Choices template.HTML
+		Worst                                               []TensorResult
 	}{Report: r}
 	v.Distribution = r.distributionPicture()
 	v.Layers = r.layersPicture()
 	v.Tensors = r.tensorsPicture()
 	v.Types = r.typesPicture()
 	v.Size = r.sizePicture()
+	v.Choices = r.choicesPicture()
 	if r.Weights != nil {
 		v.Worst = slices.Clone(r.Weights.Tensors)
 		slices.SortStableFunc(v.Worst, func(a, b TensorResult) int {
@@ -278,6 +279,68 @@ func (r *Report) sizePicture() template.HTML {
 	}
 	d.dot(class, x(r.Candidate.BlockBits), s.y(max(r.KLD.Mean, s.low)), fmt.Sprintf("this file: %s at %.2f bits", shortNumber(r.KLD.Mean), r.Candidate.BlockBits))
 	d.text("end", d.width-8, d.height-5, "bits per quantized weight")
+	return d.html()
+}
+
+// choicesPicture sets the file's bytes and divergence beside those of stock
+// presets and of fits that were measured on the same text.
+func (r *Report) choicesPicture() template.HTML {
+	if r.KLD == nil || r.Stock == nil && len(r.Alternatives) == 0 {
+		return ""
+	}
+	type point struct {
+		class, name string
+		size        int64
+		kld         float64
+	}
+	var points []point
+	for _, a := range r.Alternatives {
+		class := "other"
+		if a.Fitted {
+			class = "fit"
+		}
+		points = append(points, point{class, a.Name, a.Size, a.KLD})
+	}
+	if s := r.Stock; s != nil && !slices.ContainsFunc(points, func(p point) bool { return p.name == s.Preset }) {
+		points = append(points, point{"other", s.Preset, s.Size, s.KLD.Mean})
+	}
+	class := "good"
+	if !r.Pass {
+		class = "bad"
+	}
+	points = append(points, point{class, "this file", r.Candidate.Size, r.KLD.Mean})
+	var values []float64
+	low, high := math.Inf(1), 0.0
+	for _, p := range points {
+		values = append(values, p.kld)
+		low, high = min(low, float64(p.size)), max(high, float64(p.size))
+	}
+	s, ok := logScale(values, 260)
+	if !ok {
+		return ""
+	}
+	margin := max(0.1*(high-low), 0.02*high)
+	low, high = max(0, low-margin), high+margin
+	d := newDrawing(s.height, "bytes against KL divergence")
+	d.axis(s, exponent)
+	x := func(size float64) float64 { return plotLeft + (size-low)/(high-low)*(d.width-plotLeft-24) }
+	for i := range 5 {
+		size := low + (high-low)*float64(i)/4
+		d.line("grid", x(size), plotTop, x(size), d.height-plotBottom)
+		d.text("middle", x(size), d.height-16, shortSize(int64(size)))
+	}
+	for _, p := range points {
+		at, y := x(float64(p.size)), s.y(max(p.kld, s.low))
+		d.dot(p.class, at, y, fmt.Sprintf("%s: %s nats in %d bytes", p.name, shortNumber(p.kld), p.size))
+		switch { // fits lie near each other
+		case p.class != "other":
+		case at < d.width/2:
+			d.text("start", at+9, y+4, p.name)
+		default:
+			d.text("end", at-9, y+4, p.name)
+		}
+	}
+	d.text("end", d.width-8, d.height-3, "size of the file")
 	return d.html()
 }
 

@@ -43,7 +43,11 @@ type Report struct {
 	// Layers is the NMSE of the residual stream after each block.
 	Layers []float64 `json:"layers,omitempty"`
 
-	Stock    *StockResult    `json:"stock,omitempty"`
+	Stock *StockResult `json:"stock,omitempty"`
+	// Alternatives are other files of the same source that were measured on the
+	// same text before the candidate was made.
+	Alternatives []Alternative `json:"alternatives,omitempty"`
+
 	Weights  *WeightsResult  `json:"weights,omitempty"`
 	Canaries *CanariesResult `json:"canaries,omitempty"`
 	Runtime  *RuntimeResult  `json:"runtime,omitempty"`
@@ -115,6 +119,16 @@ type StockResult struct {
 	// predictions, StdErr its standard error.
 	Difference float64 `json:"difference"`
 	StdErr     float64 `json:"std_err"`
+}
+
+// Alternative is a file that the candidate could have been.
+type Alternative struct {
+	Name   string  `json:"name"`
+	Fitted bool    `json:"fitted"` // to a size or a loss; else it is a stock preset
+	Size   int64   `json:"size"`   // bytes
+	KLD    float64 `json:"kld"`    // mean, nats per token
+	StdErr float64 `json:"std_err"`
+	Top1   float64 `json:"top1"`
 }
 
 // WriteJSON writes the report as report.json has it.

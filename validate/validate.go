@@ -86,6 +86,9 @@ type Options struct {
 	// package knows no converter.
 	Stock func(ctx context.Context, maxBytes int64) (*StockFile, error)
 
+	// Alternatives go into the report as they are.
+	Alternatives []Alternative
+
 	// Imatrix is the importance matrix that the candidate was made with; nil
 	// where there was none or it is not at hand.
 	Imatrix *quantize.Imatrix
@@ -262,7 +265,8 @@ func (j *judgement) open() error {
 	digest := sha256.Sum256([]byte(j.Text))
 	j.report = Report{
 		Schema: SchemaVersion, Version: j.Version, Source: j.source.Info, Candidate: info,
-		Method: MethodInfo{Text: j.TextName, TextSHA256: hex.EncodeToString(digest[:]), Ctx: j.Ctx},
+		Method:       MethodInfo{Text: j.TextName, TextSHA256: hex.EncodeToString(digest[:]), Ctx: j.Ctx},
+		Alternatives: j.Alternatives,
 	}
 	j.report.Source.Family = j.source.Model.Family
 	if j.Engine != nil {

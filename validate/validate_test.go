@@ -141,8 +141,36 @@ func TestReport(t *testing.T) {
 			t.Errorf("the page has %q: want one that needs nothing else", no)
 		}
 	}
-	if n := strings.Count(html, "<svg"); n != 5 {
-		t.Errorf("%d pictures: want 5", n)
+	if n := strings.Count(html, "<svg"); n != 6 {
+		t.Errorf("%d pictures: want 6", n)
+	}
+
+	// What else was measured has points of its own.
+	r.Stock = &StockResult{Preset: "Q4_K_S", Size: 200_000}
+	r.Stock.KLD.Mean = 0.25
+	r.Alternatives = []Alternative{{Name: "Q3_K_M<", Size: 190_000, KLD: 0.5, Top1: 0.625}, {Name: "fit", Fitted: true, Size: 199_000, KLD: 0.125}}
+	b.Reset()
+	page.Reset()
+	if err := errors.Join(r.WriteJSON(&b), r.WriteHTML(&page)); err != nil {
+		t.Fatal(err)
+	}
+	checkSchema(t, schema, b.Bytes())
+	html = page.String()
+	for _, want := range []string{
+		`aria-label="bytes against KL divergence"`, "<title>Q3_K_M&lt;: 0.5 nats in 190000 bytes</title>", "<title>fit: 0.125 nats in 199000 bytes</title>",
+		"<title>Q4_K_S: 0.25 nats in 200000 bytes</title>", "<title>this file: ", "62.50 %",
+	} {
+		if !strings.Contains(html, want) {
+			t.Errorf("the page lacks %s", want)
+		}
+	}
+	r.Stock, r.Alternatives = nil, nil
+	page.Reset()
+	if err := r.WriteHTML(&page); err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(page.String(), "<svg"); n != 5 {
+		t.Errorf("%d pictures where nothing else was measured: want 5", n)
 	}
 }
 

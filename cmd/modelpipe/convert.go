@@ -179,6 +179,7 @@ func (a *app) convert(ctx context.Context, arg string, c *conversion, m *making)
 		if target != "" {
 			return usagef("--validate judges a file of this machine: give -o a path, then publish it")
 		}
+		m.judging.alternatives = c.fit.alternatives()
 		if err := a.canJudge(ctx, &m.judging, s, c.importance); err != nil {
 			return err
 		}

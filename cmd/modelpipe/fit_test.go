@@ -166,6 +166,7 @@ func TestFitMeasured(t *testing.T) {
 			KLD struct {
 				Mean float64 `json:"mean"`
 			} `json:"kld"`
+			Alternatives []choiceJSON `json:"alternatives"`
 		} `json:"validation"`
 	}
 	convert := func(args ...string) result {
@@ -214,6 +215,9 @@ func TestFitMeasured(t *testing.T) {
 	// The source is in F32, what is measured against is it in F16.
 	if got := honest.Validation.KLD.Mean; math.Abs(got/kept.KLD-1) > 0.01 {
 		t.Errorf("the file loses %g nats: measured before it was made were %g", got, kept.KLD)
+	}
+	if got, want := len(honest.Validation.Alternatives), len(honest.Budget.Measured.Choices)-1; got != want {
+		t.Errorf("the report has %d alternatives: want %d", got, want)
 	}
 	misled := convert("--max-size", "290KB", "--losses", bad)
 	if kept := least(misled); kept.Name == fitted || misled.Recipe.Type != kept.Name {

@@ -8,6 +8,7 @@ import (
 	"math"
 	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/modelpipe/modelpipe/convert"
@@ -15,6 +16,7 @@ import (
 	"github.com/modelpipe/modelpipe/ops/fromgguf"
 	"github.com/modelpipe/modelpipe/ops/spec"
 	"github.com/modelpipe/modelpipe/quantize"
+	"github.com/modelpipe/modelpipe/validate"
 )
 
 // A trial measures what choices of types lose as whole files, which no sum over
@@ -247,4 +249,18 @@ func (t *trialJSON) lines() []string {
 		out = append(out, fmt.Sprintf("measured KLD  %.4g ± %.2g: %s, %d bytes%s", x.KLD, x.StdErr, x.Name, x.Size, kept))
 	}
 	return append(out, fmt.Sprintf("measured on   %s, %d chunks of %d tokens", t.Text, t.Chunks, t.Ctx))
+}
+
+// alternatives are the choices that were measured and not kept.
+func (f *fitJSON) alternatives() []validate.Alternative {
+	if f == nil || f.Measured == nil {
+		return nil
+	}
+	var out []validate.Alternative
+	for _, x := range f.Measured.Choices {
+		if x.Name != f.Measured.Kept {
+			out = append(out, validate.Alternative{Name: x.Name, Fitted: strings.HasPrefix(x.Name, fitted), Size: x.Size, KLD: x.KLD, StdErr: x.StdErr, Top1: x.Top1})
+		}
+	}
+	return out
 }

@@ -47,6 +47,8 @@ type judging struct {
 
 	set  func(name string) bool // says whether a flag was given
 	read map[string]string      // files that were read, by name
+
+	alternatives []validate.Alternative
 }
 
 // judgingFlags are the names of the flags that register adds.
@@ -256,6 +258,7 @@ func (a *app) canJudge(ctx context.Context, j *judging, s *source, importance *q
 func (a *app) judgeOptions(j *judging, s *source, importance *quantize.Imatrix) (validate.Options, error) {
 	o := validate.Options{
 		Version: version().Version, Chunks: j.chunks, Ctx: j.ctx, Skip: j.skip, Runtime: j.runtime, Imatrix: importance,
+		Alternatives: j.alternatives,
 	}
 	if j.chunks < 1 || j.ctx < 8 {
 		return o, usagef("--chunks %d --ctx %d: want at least one chunk of 8 tokens", j.chunks, j.ctx)
