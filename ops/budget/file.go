@@ -57,6 +57,9 @@ func ReadFile(path string) (*File, error) {
 	if err := d.Decode(&f); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
+	if _, err := d.Token(); err != io.EOF {
+		return nil, fmt.Errorf("%s: more than one value", path)
+	}
 	if f.Schema != FileSchema {
 		return nil, fmt.Errorf("%s: schema %q: want %s", path, f.Schema, FileSchema)
 	}
@@ -75,6 +78,9 @@ func (f *File) Table() (quantize.Losses, error) {
 			t, err := gguf.ParseType(typ)
 			if err != nil {
 				return nil, fmt.Errorf("tensor %s: %w", name, err)
+			}
+			if _, twice := l[name][t]; twice {
+				return nil, fmt.Errorf("tensor %s: %s is there twice", name, t)
 			}
 			if loss < 0 || math.IsNaN(loss) || math.IsInf(loss, 0) {
 				return nil, fmt.Errorf("tensor %s: %s loses %g: want a number of nats", name, typ, loss)
