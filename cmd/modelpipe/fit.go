@@ -171,7 +171,11 @@ func (c *conversion) overBudget(over *quantize.BudgetError, header int64, recipe
 		return fmt.Errorf("--max-kld %g: the constraints leave an expected KL divergence of at least %.4g", c.maxKLD, over.Least)
 	}
 	least := int64(over.Least)
-	text := fmt.Sprintf("--max-size %s: the smallest file has %d bytes", c.maxSize, least+header)
+	allowed := ""
+	if c.fast || len(recipe.Overrides) > 0 || recipe.Output != nil || recipe.Embedding != nil || recipe.LeaveOutput {
+		allowed = " that the constraints allow"
+	}
+	text := fmt.Sprintf("--max-size %s: the smallest file%s has %d bytes", c.maxSize, allowed, least+header)
 	if fit, err := recipe.FitBytes(tensors, least, o); err == nil {
 		text += fmt.Sprintf(", at an expected KL divergence of %.3g", fit.Loss)
 	}
