@@ -4,8 +4,8 @@
 usage: budget.py MODELPIPE MODEL --calibration FILE --text FILE --imatrix FILE [--out DIR] [--chunks 24] [--device D] [PRESET...]
 
 Measures what types lose (modelpipe losses, on the calibration text), converts MODEL by each preset and by --max-size of
-that preset's bytes, measures the KL divergence of both on the text, which should be another one (modelpipe validate), and
-prints a table. DIR keeps the measurements, which are not repeated, and budget.svg with both curves.
+that preset's bytes, measures the KL divergence of all in one pass over the text, which should be another one (modelpipe
+validate --beside), and prints a table. DIR keeps the measurements, which are not repeated, and budget.svg with both curves.
 """
 import argparse, json, math, os, pathlib, subprocess
 
@@ -29,30 +29,39 @@ if not losses.exists():
     run("losses", a.model, "--text", a.calibration, "--chunks", a.loss_chunks, "--imatrix", a.imatrix, "-o", str(losses))
 
 
-def measured(name, *types):
-    """Converts and judges once; returns (bytes, expected KLD, measured KLD, top-1)."""
-    report = out / (name + ".json")
-    if not report.exists():
-        file = out / (name + ".gguf")
-        made = json.loads(run("convert", a.model, *types, "--imatrix", a.imatrix, "-o", str(file), "--json"))
-        args = ["validate", str(file), "--against", a.model, "--imatrix", a.imatrix, "--text", a.text, "--chunks", a.chunks,
-                "--skip", "tokens,template,weights,canaries", "--max-kld", "9", "--device", a.device, "--json"]
-        judged = json.loads(run(*args))
-        report.write_text(json.dumps({"size": made["size"], "expected": made.get("budget", {}).get("expected_kld"),
-                                      "kld": judged["kld"]["mean"], "top1": judged["top1"], "ppl": judged["ppl"]["candidate"]}))
-        file.unlink()
-    r = json.loads(report.read_text())
-    return r["size"], r["expected"], r["kld"], r["top1"]
+def made(name, *types):
+    """Converts once; returns (file, bytes, expected KLD)."""
+    file, note = out / (name + ".gguf"), out / (name + ".json")
+    if not note.exists():
+        r = json.loads(run("convert", a.model, *types, "--imatrix", a.imatrix, "-o", str(file), "--json"))
+        note.write_text(json.dumps([r["size"], r.get("budget", {}).get("expected_kld")]))
+    return file, *json.loads(note.read_text())
 
+
+files = []  # preset, fit, preset, fit, ...
+for name in presets:
+    files.append(made("preset-" + name, "--type", name))
+    files.append(made("fit-" + name, "--max-size", str(files[-1][1]), "--losses", str(losses)))
+
+# One pass over the text for all of them: the first is the candidate, the others stand beside it.
+report = out / "report.json"
+if not report.exists():
+    beside = [x for f in files[1:] for x in ("--beside", str(f[0]))]
+    run("validate", str(files[0][0]), "--against", a.model, "--imatrix", a.imatrix, "--text", a.text, "--chunks", a.chunks, "--device", a.device,
+        "--skip", "tokens,template,weights,canaries", "--max-kld", "9", *beside, "--report", str(out))
+    for f in files:
+        f[0].unlink()
+judged = json.loads(report.read_text())
+results = [(judged["kld"]["mean"], judged["top1"])] + [(x["kld"], x["top1"]) for x in judged["alternatives"]]
 
 rows = []
 print("| bytes of | limit | used | KLD of the preset | KLD of the fit | change | top-1 % | expected KLD |\n|---|---|---|---|---|---|---|---|")
-for name in presets:
-    size, _, kld, top1 = measured("preset-" + name, "--type", name)
-    fit, expected, less, top = measured("fit-" + name, "--max-size", str(size), "--losses", str(losses))
+for i, name in enumerate(presets):
+    (_, size, _), (_, fit, expected) = files[2 * i:2 * i + 2]
+    (kld, top1), (less, top) = results[2 * i:2 * i + 2]
     rows.append((name, size, kld, fit, less))
     print(f"| {name} | {size:,} | {100 * fit / size:.2f} % | {kld:.6f} | {less:.6f} | {100 * (less / kld - 1):+.1f} % "
-          f"| {100 * top1:.2f} -> {100 * top:.2f} | {expected:.4f} |", flush=True)
+          f"| {100 * top1:.2f} -> {100 * top:.2f} | {expected:.4f} |")
 
 # Bytes against divergence, both curves; the divergence on a logarithmic axis.
 W, H, L, B, T = 720, 420, 70, 50, 20

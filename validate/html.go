@@ -296,7 +296,7 @@ func (r *Report) choicesPicture() template.HTML {
 	var points []point
 	for _, a := range r.Alternatives {
 		class := "other"
-		if a.Fitted {
+		if a.Kind != AlternativePreset {
 			class = "fit"
 		}
 		points = append(points, point{class, a.Name, a.Size, a.KLD})

@@ -45,7 +45,7 @@ type Report struct {
 
 	Stock *StockResult `json:"stock,omitempty"`
 	// Alternatives are other files of the same source that were measured on the
-	// same text before the candidate was made.
+	// same text, beside the candidate or before it was made.
 	Alternatives []Alternative `json:"alternatives,omitempty"`
 
 	Weights  *WeightsResult  `json:"weights,omitempty"`
@@ -121,15 +121,22 @@ type StockResult struct {
 	StdErr     float64 `json:"std_err"`
 }
 
-// Alternative is a file that the candidate could have been.
+// Alternative is a file that the candidate could have been, or stands beside.
 type Alternative struct {
 	Name   string  `json:"name"`
-	Fitted bool    `json:"fitted"` // to a size or a loss; else it is a stock preset
-	Size   int64   `json:"size"`   // bytes
-	KLD    float64 `json:"kld"`    // mean, nats per token
+	Kind   string  `json:"kind"` // AlternativePreset, AlternativeFit or AlternativeFile
+	Size   int64   `json:"size"` // bytes
+	KLD    float64 `json:"kld"`  // mean, nats per token
 	StdErr float64 `json:"std_err"`
 	Top1   float64 `json:"top1"`
 }
+
+// The kinds of alternatives.
+const (
+	AlternativePreset = "preset" // of a stock preset
+	AlternativeFit    = "fit"    // fitted to a size or a loss
+	AlternativeFile   = "file"   // any other
+)
 
 // WriteJSON writes the report as report.json has it.
 func (r *Report) WriteJSON(w io.Writer) error {

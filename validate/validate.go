@@ -86,6 +86,10 @@ type Options struct {
 	// package knows no converter.
 	Stock func(ctx context.Context, maxBytes int64) (*StockFile, error)
 
+	// Beside are other files of the same source, which are measured in the same
+	// pass and go into the report as alternatives, without a gate.
+	Beside []Beside
+
 	// Alternatives go into the report as they are.
 	Alternatives []Alternative
 
@@ -107,6 +111,14 @@ type StockFile struct {
 	Size   int64
 	Data   io.ReaderAt
 	Close  func() error
+}
+
+// Beside is a GGUF file to measure beside the candidate. It must stay open.
+type Beside struct {
+	Name string
+	Kind string // of the alternative
+	Size int64
+	File *gguf.File
 }
 
 // Run judges the candidate. The error says why it could not be judged; a
@@ -179,7 +191,7 @@ func (o Options) Check(s *Source) error {
 	for _, g := range []struct {
 		name string
 		set  bool
-	}{{"kld.mean", o.MaxKLD != nil}, {"top1", o.MinTop1 != nil}, {"stock", o.Stock != nil}} {
+	}{{"kld.mean", o.MaxKLD != nil}, {"top1", o.MinTop1 != nil}, {"stock", o.Stock != nil}, {"beside", len(o.Beside) > 0}} {
 		switch {
 		case !g.set:
 		case skipped:
@@ -266,7 +278,7 @@ func (j *judgement) open() error {
 	j.report = Report{
 		Schema: SchemaVersion, Version: j.Version, Source: j.source.Info, Candidate: info,
 		Method:       MethodInfo{Text: j.TextName, TextSHA256: hex.EncodeToString(digest[:]), Ctx: j.Ctx},
-		Alternatives: j.Alternatives,
+		Alternatives: slices.Clone(j.Alternatives),
 	}
 	j.report.Source.Family = j.source.Model.Family
 	if j.Engine != nil {
@@ -383,6 +395,16 @@ func (j *judgement) logits(ctx context.Context) error {
 		}
 		candidates = append(candidates, m)
 	}
+	for _, b := range j.Beside {
+		m, err := fromgguf.Open(b.File)
+		if err == nil {
+			err = sameModel(j.source.Model, m)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", b.Name, err)
+		}
+		candidates = append(candidates, m)
+	}
 	results, err := j.Engine.Compare(ctx, j.source.Model, candidates, chunks)
 	if err != nil {
 		return err
@@ -399,6 +421,10 @@ func (j *judgement) logits(ctx context.Context) error {
 	j.judgeLogits(r)
 	if stock != nil {
 		j.judgeStock(stock, r, results[1])
+	}
+	for i, b := range j.Beside {
+		r := results[len(results)-len(j.Beside)+i]
+		j.report.Alternatives = append(j.report.Alternatives, Alternative{b.Name, b.Kind, b.Size, r.KLD.Mean, r.KLD.StdErr, r.Top1})
 	}
 	return nil
 }

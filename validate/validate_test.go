@@ -148,7 +148,7 @@ func TestReport(t *testing.T) {
 	// What else was measured has points of its own.
 	r.Stock = &StockResult{Preset: "Q4_K_S", Size: 200_000}
 	r.Stock.KLD.Mean = 0.25
-	r.Alternatives = []Alternative{{Name: "Q3_K_M<", Size: 190_000, KLD: 0.5, Top1: 0.625}, {Name: "fit", Fitted: true, Size: 199_000, KLD: 0.125}}
+	r.Alternatives = []Alternative{{Name: "Q3_K_M<", Kind: AlternativePreset, Size: 190_000, KLD: 0.5, Top1: 0.625}, {Name: "fit", Kind: AlternativeFit, Size: 199_000, KLD: 0.125}}
 	b.Reset()
 	page.Reset()
 	if err := errors.Join(r.WriteJSON(&b), r.WriteHTML(&page)); err != nil {

@@ -259,7 +259,11 @@ func (f *fitJSON) alternatives() []validate.Alternative {
 	var out []validate.Alternative
 	for _, x := range f.Measured.Choices {
 		if x.Name != f.Measured.Kept {
-			out = append(out, validate.Alternative{Name: x.Name, Fitted: strings.HasPrefix(x.Name, fitted), Size: x.Size, KLD: x.KLD, StdErr: x.StdErr, Top1: x.Top1})
+			kind := validate.AlternativePreset
+			if strings.HasPrefix(x.Name, fitted) {
+				kind = validate.AlternativeFit
+			}
+			out = append(out, validate.Alternative{Name: x.Name, Kind: kind, Size: x.Size, KLD: x.KLD, StdErr: x.StdErr, Top1: x.Top1})
 		}
 	}
 	return out

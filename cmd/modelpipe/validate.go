@@ -44,6 +44,7 @@ type judging struct {
 	report   string
 	canaries string
 	skip     []string
+	beside   []string
 
 	set  func(name string) bool // says whether a flag was given
 	read map[string]string      // files that were read, by name
@@ -52,7 +53,7 @@ type judging struct {
 }
 
 // judgingFlags are the names of the flags that register adds.
-var judgingFlags = []string{"text", "chunks", "ctx", "device", "max-kld", "min-top1", "gate", "runtime", "report", "canaries", "skip"}
+var judgingFlags = []string{"text", "chunks", "ctx", "device", "max-kld", "min-top1", "gate", "runtime", "report", "canaries", "skip", "beside"}
 
 func (j *judging) register(f *pflag.FlagSet) {
 	f.StringVar(&j.text, "text", "", "measure on the text of `FILE` (default: one that comes with modelpipe)")
@@ -65,6 +66,7 @@ func (j *judging) register(f *pflag.FlagSet) {
 	f.StringVar(&j.runtime, "runtime", "", "compare with what the llama.cpp server at `URL` makes of the file")
 	f.StringVar(&j.report, "report", "", "write the report: both files into a folder, or one `FILE`.json or FILE.html")
 	f.StringVar(&j.canaries, "canaries", "", "the prompts of `FILE`, one a line, instead of the built-in ones")
+	f.StringArrayVar(&j.beside, "beside", nil, "measure another GGUF `FILE` of the model in the same pass and put it into the report, without a gate (repeatable)")
 	f.StringSliceVar(&j.skip, "skip", nil, "leave checks out: "+strings.Join(validate.Checks, ", "))
 	j.set = f.Changed
 }
@@ -168,6 +170,11 @@ func (a *app) judge(ctx context.Context, j *judging, s *source, importance *quan
 	if err := removeReport(j.report); err != nil {
 		return nil, err
 	}
+	closeBeside, err := a.openBeside(ctx, j.beside, &o)
+	if err != nil {
+		return nil, err
+	}
+	defer closeBeside()
 	reference, closeReference, err := openReference(ctx, s)
 	if err != nil {
 		return nil, fmt.Errorf("source %s: %w", s.arg, err)
@@ -196,6 +203,49 @@ func (a *app) judge(ctx context.Context, j *judging, s *source, importance *quan
 		return nil, err
 	}
 	return r, writeReport(j.report, r)
+}
+
+// openBeside opens the files of --beside. The function that it returns closes
+// them.
+func (a *app) openBeside(ctx context.Context, args []string, o *validate.Options) (func(), error) {
+	var closers []func() error
+	closeAll := func() {
+		for _, c := range closers {
+			c()
+		}
+	}
+	for _, arg := range args {
+		err := func() error {
+			s, err := a.openSource(ctx, arg)
+			if err != nil {
+				return err
+			}
+			closers = append(closers, s.close)
+			if !strings.HasSuffix(s.file, ".gguf") {
+				return usagef("--beside %s: want a .gguf file", s.arg)
+			}
+			f, err := gguf.OpenFS(s.fsys, s.file)
+			if err != nil {
+				return err
+			}
+			closers = append(closers, f.Close)
+			b := validate.Beside{Name: strings.TrimSuffix(s.file, ".gguf"), Kind: validate.AlternativeFile, File: f}
+			for _, p := range f.Parts {
+				info, err := fs.Stat(s.fsys, p.Name)
+				if err != nil {
+					return err
+				}
+				b.Size += info.Size()
+			}
+			o.Beside = append(o.Beside, b)
+			return nil
+		}()
+		if err != nil {
+			closeAll()
+			return nil, err
+		}
+	}
+	return closeAll, nil
 }
 
 // judgingEvery is how often a line says how far a judgement has come.
@@ -237,6 +287,11 @@ func (a *app) canJudge(ctx context.Context, j *judging, s *source, importance *q
 	if err != nil {
 		return err
 	}
+	closeBeside, err := a.openBeside(ctx, j.beside, &o)
+	if err != nil {
+		return err
+	}
+	defer closeBeside()
 	reference, closeReference, err := openReference(ctx, s)
 	if err != nil {
 		return fmt.Errorf("source %s: %w", s.arg, err)
@@ -513,6 +568,9 @@ func printReport(w io.Writer, r *validate.Report) error {
 	}
 	if s := r.Stock; s != nil {
 		line("stock", "%s: kld %.6f, %d bytes", s.Preset, s.KLD.Mean, s.Size)
+	}
+	for _, x := range r.Alternatives {
+		line("beside", "%s: kld %.6f, %d bytes", x.Name, x.KLD, x.Size)
 	}
 	if c := r.Canaries; c != nil {
 		line("canaries", "%d of %d continued alike, largest margin %.3f of %.3f", c.Same, c.Prompts, c.Margin, c.Limit)

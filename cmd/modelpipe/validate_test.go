@@ -2,12 +2,14 @@ package main
 
 import (
 	"encoding/json"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/modelpipe/modelpipe/hub/hubtest"
+	"github.com/modelpipe/modelpipe/validate"
 )
 
 // quickly are the flags of a judgement that takes a moment.
@@ -72,6 +74,61 @@ func TestValidate(t *testing.T) {
 	}
 	if err := json.Unmarshal([]byte(out), &r); err != nil || code != exitDone || !r.Pass || r.KLD.Mean <= 0 {
 		t.Errorf("code %d, %v, %+v: %s", code, err, r, errs)
+	}
+}
+
+// TestValidateBeside measures several files in one pass as it does each alone.
+func TestValidateBeside(t *testing.T) {
+	dir := t.TempDir()
+	var files []string
+	for _, typ := range []string{"q4_0", "q5_0", "q8_0"} {
+		files = append(files, filepath.Join(dir, typ+".gguf"))
+		must(t, "convert", stories, "--type", typ, "-o", files[len(files)-1])
+	}
+	judge := func(file string, more ...string) (r validate.Report) {
+		t.Helper()
+		code, out, errs := try(t, append(with(quickly, "validate", file, "--against", stories, "--json", "--skip", "weights,tokens,template"), more...)...)
+		if err := json.Unmarshal([]byte(out), &r); err != nil || code != exitDone {
+			t.Fatalf("code %d, %v: %s", code, err, errs)
+		}
+		return r
+	}
+	r := judge(files[0], "--beside", files[1], "--beside", files[2], "--gate", "stock")
+	if len(r.Alternatives) != 2 {
+		t.Fatalf("alternatives are %+v: want two", r.Alternatives)
+	}
+	for i, x := range r.Alternatives {
+		alone := judge(files[1+i])
+		if x.Name != strings.TrimSuffix(filepath.Base(files[1+i]), ".gguf") || x.Kind != validate.AlternativeFile || x.Size != alone.Candidate.Size {
+			t.Errorf("%s is %+v", files[1+i], x)
+		}
+		if math.Abs(x.KLD/alone.KLD.Mean-1) > 1e-6 || x.Top1 != *alone.Top1 || x.StdErr != alone.KLD.StdErr {
+			t.Errorf("%s beside: %+v: alone its KLD is %v", files[1+i], x, alone.KLD)
+		}
+	}
+	if alone := judge(files[0]); math.Abs(r.KLD.Mean/alone.KLD.Mean-1) > 1e-6 {
+		t.Errorf("KLD %g: alone it is %g", r.KLD.Mean, alone.KLD.Mean)
+	}
+
+	cut := filepath.Join(dir, "cut.gguf")
+	b, err := os.ReadFile(files[2])
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, cut, b[:1000])
+	for _, c := range []struct {
+		code int
+		says string
+		args []string
+	}{
+		{exitUsage, "want a .gguf file", []string{"--beside", stories}},
+		{exitFailed, "no such file", []string{"--beside", filepath.Join(dir, "none.gguf")}},
+		{exitFailed, "cut.gguf", []string{"--beside", cut}},
+		{exitUsage, "gate on a metric that is not computed: beside", []string{"--beside", files[1], "--skip", "logits"}},
+	} {
+		if code, _, errs := try(t, append(with(quickly, "validate", files[0], "--against", stories), c.args...)...); code != c.code || !strings.Contains(errs, c.says) {
+			t.Errorf("%v: code %d: %s: want %d, %q", c.args, code, errs, c.code, c.says)
+		}
 	}
 }
 
