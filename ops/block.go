@@ -175,9 +175,16 @@ func (g *blockGraph) whole() []*Node {
 // experts' input, the router's logits, the shared part's output where there is
 // one, and taps.
 func (g *blockGraph) beforeExperts() []*Node {
+	outputs := g.toExperts()
+	outputs[0], outputs[1] = Identity(outputs[0]), Identity(outputs[1]) // which may be inputs
+	return append(outputs, g.taps...)
+}
+
+// toExperts is beforeExperts without taps.
+func (g *blockGraph) toExperts() []*Node {
 	x, in := g.beforeFeedForward()
 	g.tap(spec.Router, in)
-	outputs := []*Node{Identity(x), Identity(in), g.mul(spec.Router, in)}
+	outputs := []*Node{x, in, g.mul(spec.Router, in)}
 	if g.Block.FFN.MoE.SharedInner > 0 {
 		shared := g.feedForward(in, spec.SharedGate, spec.SharedUp, spec.SharedDown)
 		if g.has(spec.SharedRouter) {
@@ -186,7 +193,7 @@ func (g *blockGraph) beforeExperts() []*Node {
 		}
 		outputs = append(outputs, shared)
 	}
-	return append(outputs, g.taps...)
+	return outputs
 }
 
 // afterExperts builds the rest of that block from the sum of the experts.

@@ -31,19 +31,16 @@ const (
 func (e *evaluation) expertBlock(ctx context.Context, s *stream, layer int, w *weights) error {
 	block := &s.model.Blocks[layer]
 	moe, width := block.FFN.MoE, s.model.Width
-	var correction []float32
-	if c, ok := s.model.Weights[spec.At(layer, spec.RouterCorrection)]; ok {
-		var err error
-		if correction, err = c.Floats(ctx); err != nil {
-			return err
-		}
+	correction, err := s.correction(ctx, layer)
+	if err != nil {
+		return err
 	}
 	in := make([][]float32, len(s.batches))          // the experts' input
 	sum := make([][]float32, len(s.batches))         // of the experts' outputs
 	shared := make([]compute.Buffer, len(s.batches)) // the shared part's output, or nil
 	routed := make([][][]place, len(s.batches))      // by expert
 	defer func() { free(shared...) }()
-	err := e.parallel(ctx, len(s.batches), func(i int) error {
+	err = e.parallel(ctx, len(s.batches), func(i int) error {
 		b := s.batches[i]
 		p, err := e.blockProgram(s, layer, b, w, "router", (*blockGraph).beforeExperts)
 		if err != nil {
@@ -75,33 +72,13 @@ func (e *evaluation) expertBlock(ctx context.Context, s *stream, layer int, w *w
 			return err
 		}
 		sum[i] = make([]float32, len(in[i]))
-		routed[i] = make([][]place, moe.Experts)
-		for n := range b.count {
-			for t := range s.seqs[b.first+n] {
-				row := n*b.length + t
-				chosen, shares := route(moe, logits[row*moe.Experts:][:moe.Experts], correction)
-				for k, x := range chosen {
-					routed[i][x] = append(routed[i][x], place{i, row, float32(shares[k])})
-				}
-			}
-		}
+		routed[i] = s.routed(i, moe, logits, correction)
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-
-	var groups []group
-	var places [][]place
-	for x := range moe.Experts {
-		var all []place
-		for i := range routed {
-			all = append(all, routed[i][x]...)
-		}
-		if len(all) > 0 {
-			groups, places = append(groups, s.group(layer, x)), append(places, all)
-		}
-	}
+	groups, places := s.experts(layer, routed)
 	if err := e.loader.each(ctx, groups, func(i int, w *weights) error {
 		return e.expert(ctx, s, w, places[i], in, sum)
 	}); err != nil {
@@ -131,6 +108,46 @@ func (e *evaluation) expertBlock(ctx context.Context, s *stream, layer int, w *w
 		s.x[i] = out[0]
 		return nil
 	})
+}
+
+// correction is what helps to choose a layer's experts, nil where nothing does.
+func (s *stream) correction(ctx context.Context, layer int) ([]float32, error) {
+	c, ok := s.model.Weights[spec.At(layer, spec.RouterCorrection)]
+	if !ok {
+		return nil, nil
+	}
+	return c.Floats(ctx)
+}
+
+// routed says, by expert, which tokens of a batch choose it.
+func (s *stream) routed(i int, moe *spec.MoE, logits, correction []float32) [][]place {
+	b := s.batches[i]
+	all := make([][]place, moe.Experts)
+	for n := range b.count {
+		for t := range s.seqs[b.first+n] {
+			row := n*b.length + t
+			chosen, shares := route(moe, logits[row*moe.Experts:][:moe.Experts], correction)
+			for k, x := range chosen {
+				all[x] = append(all[x], place{i, row, float32(shares[k])})
+			}
+		}
+	}
+	return all
+}
+
+// experts are the experts of a layer that tokens have chosen, and these tokens;
+// routed is by batch and expert.
+func (s *stream) experts(layer int, routed [][][]place) (groups []group, places [][]place) {
+	for x := range s.model.Blocks[layer].FFN.MoE.Experts {
+		var all []place
+		for i := range routed {
+			all = append(all, routed[i][x]...)
+		}
+		if len(all) > 0 {
+			groups, places = append(groups, s.group(layer, x)), append(places, all)
+		}
+	}
+	return groups, places
 }
 
 // expert adds what one expert makes of the tokens at places to sum.
@@ -212,7 +229,7 @@ func route(e *spec.MoE, logits, correction []float32) (chosen []int, shares []fl
 		softmax(scores)
 	case spec.ScoreSigmoid:
 		for i, s := range scores {
-			scores[i] = 1 / (1 + math.Exp(-s))
+			scores[i] = sigmoid(s)
 		}
 	}
 	type ranked struct {
@@ -264,6 +281,8 @@ func route(e *spec.MoE, logits, correction []float32) (chosen []int, shares []fl
 	}
 	return chosen, shares
 }
+
+func sigmoid(x float64) float64 { return 1 / (1 + math.Exp(-x)) }
 
 // softmax replaces scores by their softmax.
 func softmax(s []float64) {

@@ -38,17 +38,13 @@ type Information struct {
 // takes the gradient of the log-likelihood of a chunk at every matrix, and adds
 // up the squares. use is called with the head's rows, then with the layers
 // from the last to the first, then with the rows of the embedding that occur;
-// a matrix that is both head and embedding comes as both. Seed fixes the
-// draws. Models with experts are an error.
+// a matrix that is both head and embedding comes as both. Of experts it is
+// called with those that a token chose; that a change makes tokens choose others
+// is left out. Seed fixes the draws.
 func Fisher(ctx context.Context, d *Device, m *spec.Model, chunks [][]int32, seed uint64, use func(Information) error, o Options) (err error) {
 	defer recovered(&err)
 	if m.Head == nil {
 		return fmt.Errorf("%s has no head that predicts tokens", m.Family)
-	}
-	for i, b := range m.Blocks {
-		if b.FFN.MoE != nil {
-			return fmt.Errorf("%s: layer %d has experts: their information is not estimated", m.Family, i)
-		}
 	}
 	if len(chunks) == 0 || len(chunks[0]) < 4 {
 		return errors.New("no text: want chunks of at least 4 tokens")
@@ -113,7 +109,11 @@ func (f *fisher) run(ctx context.Context) error {
 	}
 	if err := f.e.loader.each(ctx, groups, func(i int, w *weights) error {
 		layer := len(m.Blocks) - 1 - i
-		if err := f.blockBackward(ctx, layer, w, inputs[layer], grads); err != nil {
+		step := f.blockBackward
+		if f.s.model.Blocks[layer].FFN.MoE != nil {
+			step = f.expertsBackward
+		}
+		if err := step(ctx, layer, w, inputs[layer], grads); err != nil {
 			return fmt.Errorf("%s: layer %d: %w", f.s.name, layer, err)
 		}
 		inputs[layer+1] = nil
@@ -304,9 +304,7 @@ func (f *fisher) normBackward(b batch, w *weights, x, dy []float32) ([]float32, 
 // blockBackward turns the gradients after a layer into those before it, and
 // gives out the information of its matrices.
 func (f *fisher) blockBackward(ctx context.Context, layer int, w *weights, inputs, grads [][]float32) error {
-	var mu sync.Mutex
-	sums := map[spec.Role][]float32{}
-	var roles []spec.Role
+	var sums roleSums
 	if err := f.e.parallel(ctx, len(f.s.batches), func(i int) error {
 		b := f.s.batches[i]
 		p, err := f.e.blockProgram(f.s, layer, b, w, "blockBackward", (*blockGraph).backward)
@@ -332,32 +330,51 @@ func (f *fisher) blockBackward(ctx context.Context, layer int, w *weights, input
 			return err
 		}
 		grads[i] = dx
-		for k, r := range p.roles {
-			squares, err := download(out[1+k])
-			if err != nil {
-				return err
-			}
-			mu.Lock()
-			if sums[r] == nil {
-				sums[r], roles = squares, append(roles, r)
-			} else {
-				for j, v := range squares {
-					sums[r][j] += v
-				}
-			}
-			mu.Unlock()
-		}
-		return nil
+		return sums.add(p.roles, out[1:])
 	}); err != nil {
 		return err
 	}
-	slices.Sort(roles)
-	for _, r := range roles {
-		for j := range sums[r] {
-			sums[r][j] /= float32(f.n)
+	return f.give(layer, spec.None, &sums)
+}
+
+// roleSums adds up the sums of squares of a layer's matrices.
+type roleSums struct {
+	mu   sync.Mutex
+	sums map[spec.Role][]float32
+}
+
+// add takes the squares of roles from the device.
+func (s *roleSums) add(roles []spec.Role, squares []compute.Buffer) error {
+	for k, r := range roles {
+		values, err := download(squares[k])
+		if err != nil {
+			return err
 		}
-		slot := spec.At(layer, r)
-		if err := f.use(Information{slot, numbers(0, f.s.model.Weights[slot].Rows), sums[r]}); err != nil {
+		s.mu.Lock()
+		if s.sums == nil {
+			s.sums = map[spec.Role][]float32{}
+		}
+		if sum := s.sums[r]; sum == nil {
+			s.sums[r] = values
+		} else {
+			for j, v := range values {
+				sum[j] += v
+			}
+		}
+		s.mu.Unlock()
+	}
+	return nil
+}
+
+// give gives out the information of a layer's matrices.
+func (f *fisher) give(layer, expert int, s *roleSums) error {
+	for _, r := range slices.Sorted(maps.Keys(s.sums)) {
+		sum := s.sums[r]
+		for j := range sum {
+			sum[j] /= float32(f.n)
+		}
+		slot := spec.Slot{Layer: layer, Role: r, Expert: expert}
+		if err := f.use(Information{slot, numbers(0, f.s.model.Weights[slot].Rows), sum}); err != nil {
 			return err
 		}
 	}
@@ -372,22 +389,28 @@ func (g *blockGraph) squaredGradient(dy, x *Node) *Node {
 	return ReduceSum(Square(DotGeneral(dy, []int{1}, []int{0}, x, []int{1}, []int{0})), 0)
 }
 
+// derivatives are the gradients of y at nodes, and after them the sums of
+// squares of the matrices that were multiplied by.
+func (g *blockGraph) derivatives(y *Node, at ...*Node) []*Node {
+	n := len(at)
+	for _, u := range g.used {
+		at = append(at, u.y)
+	}
+	grads := Gradient(y, at...)
+	outputs := slices.Clone(grads[:n])
+	for i, u := range g.used {
+		g.roles = append(g.roles, u.role)
+		outputs = append(outputs, g.squaredGradient(grads[n+i], u.x))
+	}
+	return outputs
+}
+
 // backward builds a block and its derivative: the gradient at its input, given
 // the one at its output, and the sums of squares of its matrices.
 func (g *blockGraph) backward() []*Node {
 	out := g.whole()[0]
 	dy := g.input("dy", g.Sequences*g.Length, g.Width)
-	at := []*Node{g.in}
-	for _, u := range g.used {
-		at = append(at, u.y)
-	}
-	grads := Gradient(ReduceAllSum(Mul(dy, out)), at...)
-	outputs := []*Node{grads[0]}
-	for i, u := range g.used {
-		g.roles = append(g.roles, u.role)
-		outputs = append(outputs, g.squaredGradient(grads[1+i], u.x))
-	}
-	return outputs
+	return g.derivatives(ReduceAllSum(Mul(dy, out)), g.in)
 }
 
 // embedding gives out the information of the embedding's rows that occur.

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/modelpipe/modelpipe/ops/plain"
 	"github.com/modelpipe/modelpipe/ops/spec"
 )
 
@@ -139,8 +140,132 @@ func TestFisherRefuses(t *testing.T) {
 	if err := Fisher(t.Context(), d, m, [][]int32{{1, 2, 3, 4}, {1, 2, 3, 4, 5}}, 0, use, Options{}); err == nil {
 		t.Error("chunks of two lengths are accepted")
 	}
-	m.Blocks[0].FFN.MoE = &spec.MoE{}
+	m.Head = nil
 	if err := Fisher(t.Context(), d, m, [][]int32{{1, 2, 3, 4}}, 0, use, Options{}); err == nil {
-		t.Error("experts are accepted")
+		t.Error("a model without a head is accepted")
+	}
+}
+
+// TestFisherIsSquaredGradient holds the information of one sequence to the
+// square of the slope of its drawn tokens' log-likelihood, which the plain
+// definition gives in float64 for models of all kinds, with experts and
+// without.
+func TestFisherIsSquaredGradient(t *testing.T) {
+	const length, seed = 7, 5
+	d := testDevices(t)[0]
+	experts := 0
+	for n := range uint64(60) {
+		m := randomModel(n, true)
+		if m.Embedding.Norm != nil || !slices.ContainsFunc(m.Blocks, func(b spec.Block) bool { return b.FFN.MoE != nil }) && n%4 != 0 {
+			continue
+		}
+		ids := randomIDs(m, n, length)
+		logits, err := Logits(t.Context(), d, m, ids, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		first := length / 2
+		drawn := make([]int, length-1-first)
+		for k := range drawn {
+			var s sample
+			s.add(seed, k, 0, logits[(first+k)*m.Vocab:][:m.Vocab])
+			drawn[k] = s.id
+		}
+		likelihood := func(m *spec.Model) float64 {
+			rows, err := plain.Forward(t.Context(), m, ids)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sum := 0.0
+			for k, id := range drawn {
+				row := rows[first+k]
+				top, all := slices.Max(row), 0.0
+				for _, l := range row {
+					all += math.Exp(l - top)
+				}
+				sum += row[id] - top - math.Log(all)
+			}
+			return sum
+		}
+		if err := Fisher(t.Context(), d, m, [][]int32{ids}, seed, func(in Information) error {
+			if in.Slot == spec.Global(spec.Output) || in.Slot == spec.Global(spec.TokenEmbd) {
+				return nil // each prediction's is squared alone; the rows have both roles
+			}
+			cols := m.Weights[in.Slot].Cols
+			// The largest: others are too small for a slope.
+			at := 0
+			for i, v := range in.F {
+				if v > in.F[at] {
+					at = i
+				}
+			}
+			if in.F[at] < 1e-6 {
+				return nil
+			}
+			if in.Slot.Expert >= 0 {
+				experts++
+			}
+			const step = 1e-3
+			move := make([]float32, len(in.F))
+			slope := func(step float32) float64 {
+				move[in.Rows[at/cols]*cols+at%cols] = step
+				up := likelihood(shifted(m, in.Slot, move))
+				move[in.Rows[at/cols]*cols+at%cols] = -step
+				return (up - likelihood(shifted(m, in.Slot, move))) / float64(2*step)
+			}
+			got := float64(in.F[at]) * float64(len(drawn))
+			want := slope(step)
+			if rough := slope(step / 2); math.Abs(rough-want) > 0.02*math.Abs(want) {
+				return nil // there is an edge: a token's experts change, or an activation's kink
+			}
+			if math.Abs(math.Sqrt(got)-math.Abs(want)) > 0.02*math.Abs(want)+1e-4 {
+				t.Errorf("model %d, %v: the square root of the information is %g, the slope %g", n, in.Slot, math.Sqrt(got), want)
+			}
+			return nil
+		}, Options{}); err != nil {
+			t.Fatalf("model %d: %v", n, err)
+		}
+	}
+	if experts < 30 {
+		t.Errorf("%d experts were looked at", experts)
+	}
+}
+
+// TestRouteBackward holds the derivative of routing to differences.
+func TestRouteBackward(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	for _, scoring := range []spec.Scoring{spec.ScoreSoftmax, spec.ScoreSigmoid, spec.ScoreSoftmaxSelected} {
+		for _, normalize := range []bool{false, true} {
+			e := &spec.MoE{Experts: 6, Used: 3, Scoring: scoring, Normalize: normalize, NormEps: 0.01, Scale: 2.5}
+			logits, correction, dShares := make([]float32, 6), make([]float32, 6), make([]float32, 6)
+			for i := range logits {
+				logits[i], correction[i] = float32(r.NormFloat64()), float32(r.NormFloat64()/10)
+			}
+			chosen, _ := route(e, logits, correction)
+			for _, x := range chosen {
+				dShares[x] = float32(r.NormFloat64())
+			}
+			value := func() (sum float64) {
+				chosen, shares := route(e, logits, correction)
+				for k, x := range chosen {
+					sum += float64(dShares[x]) * shares[k]
+				}
+				return sum
+			}
+			got := make([]float32, 6)
+			routeBackward(e, logits, correction, dShares, got)
+			for i := range logits {
+				const step = 1.0 / 1024
+				l := logits[i]
+				logits[i] = l + step
+				up := value()
+				logits[i] = l - step
+				want := (up - value()) / (2 * step)
+				logits[i] = l
+				if math.Abs(float64(got[i])-want) > 1e-3 {
+					t.Errorf("%s, normalize %t: derivative %d is %g: want %g", scoring, normalize, i, got[i], want)
+				}
+			}
+		}
 	}
 }
