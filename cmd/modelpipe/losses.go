@@ -44,7 +44,7 @@ and convert choose types by it for --max-size and --max-kld.
 The result goes beside the importance matrix, to IMATRIX.gguf.losses.json, where
 plan and convert look for it, or to -o FILE for their --losses. A second budget
 costs no second measurement. SOURCE is read as the GGUF file that convert would
-write. Models with experts cannot be measured: they are planned by priors.`,
+write.`,
 		Example: `  modelpipe losses ./m --text groups_merged.txt --imatrix imatrix.gguf
   modelpipe convert ./m --max-size 5GB --imatrix imatrix.gguf`,
 		Args: args(cobra.ExactArgs(1)),

@@ -5,12 +5,14 @@ import (
 	"context"
 	"math"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/modelpipe/modelpipe/convert/converttest"
 	"github.com/modelpipe/modelpipe/gguf"
+	"github.com/modelpipe/modelpipe/internal/golden"
 	"github.com/modelpipe/modelpipe/ops"
 	"github.com/modelpipe/modelpipe/ops/fromgguf"
 	"github.com/modelpipe/modelpipe/ops/spec"
@@ -20,8 +22,19 @@ import (
 // stories is the bundled model, converted to a preset, "" for none.
 func stories(t *testing.T, preset string) *spec.Model {
 	t.Helper()
-	_, view := converttest.View(t, os.DirFS("../../testdata/stories260K"), "stories260K", preset)
-	m, err := fromgguf.OpenAt("stories260K", view, view.Size())
+	return open(t, "stories260K", preset)
+}
+
+// open is stories260K or one of the converter's models as the GGUF file of a
+// preset.
+func open(t *testing.T, name, preset string) *spec.Model {
+	t.Helper()
+	source := os.DirFS("../../testdata/stories260K")
+	if name != "stories260K" {
+		source = golden.Unzip(t, filepath.Join("../../convert/testdata/golden", name, "hf.zip"))
+	}
+	_, view := converttest.View(t, source, name, preset)
+	m, err := fromgguf.OpenAt(name, view, view.Size())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,21 +70,26 @@ func chunksOf(t *testing.T, d *ops.Device, m *spec.Model, n, length int) [][]int
 }
 
 // importance makes an importance matrix in which the columns of every tensor of
-// a model count 1, 2, ... up to 7 and again.
+// a model count 1, 2, ... up to 7 and again, of each expert from another one on.
 func importance(t *testing.T, m *spec.Model) *quantize.Imatrix {
 	t.Helper()
 	f := &quantize.ImatrixFile{Datasets: []string{"made up"}, Chunks: 1, ChunkSize: 1}
-	seen := map[string]bool{}
-	for _, w := range m.Weights {
-		if w.Rows == 1 || seen[w.Names[0]] {
-			continue
+	experts, columns := map[string]int{}, map[string]int{}
+	for slot, w := range m.Weights {
+		if w.Rows > 1 {
+			name := w.Names[0]
+			experts[name], columns[name] = max(experts[name], slot.Expert+1, 1), w.Cols
 		}
-		seen[w.Names[0]] = true
-		sums := make([]float32, w.Cols)
-		for i := range sums {
-			sums[i] = float32(1 + i%7)
+	}
+	for name, n := range experts {
+		entry := quantize.ImatrixSums{Name: name}
+		for x := range n {
+			for i := range columns[name] {
+				entry.Sums = append(entry.Sums, float32(1+(i+x)%7))
+			}
+			entry.Counts = append(entry.Counts, 1)
 		}
-		f.Entries = append(f.Entries, quantize.ImatrixSums{Name: w.Names[0], Sums: sums, Counts: []float32{1}})
+		f.Entries = append(f.Entries, entry)
 	}
 	var b bytes.Buffer
 	if err := f.Write(&b); err != nil {
@@ -87,71 +105,84 @@ func importance(t *testing.T, m *spec.Model) *quantize.Imatrix {
 // TestMeasureIsItsDefinition holds Measure, which quantizes pieces side by side,
 // to half the sum of F D^2 over whole matrices.
 func TestMeasureIsItsDefinition(t *testing.T) {
-	d, m := device(t), stories(t, "")
-	chunks := chunksOf(t, d, m, 3, 16)
-	for _, im := range []*quantize.Imatrix{nil, importance(t, m)} {
-		types := func(name string, cols int) []gguf.Type {
-			if strings.Contains(name, "norm") || strings.Contains(name, "attn_q") {
-				return nil
+	d := device(t)
+	for _, c := range []struct {
+		name    string
+		tensors int // with losses
+	}{{"stories260K", 31}, {"mixtral", 23}} {
+		m := open(t, c.name, "")
+		chunks := chunksOf(t, d, m, 3, 16)
+		for _, im := range []*quantize.Imatrix{nil, importance(t, m)} {
+			types := func(name string, cols int) []gguf.Type {
+				if strings.Contains(name, "norm") || strings.Contains(name, "attn_q") {
+					return nil
+				}
+				return quantize.FitTypes(int64(cols), im != nil, false)
 			}
-			return quantize.FitTypes(int64(cols), im != nil, false)
-		}
-		got, err := Measure(t.Context(), d, m, chunks, Options{Types: types, Importance: im, Seed: 3})
-		if err != nil {
-			t.Fatal(err)
-		}
-		want := quantize.Losses{}
-		if err := ops.Fisher(t.Context(), d, m, chunks, 3, func(in ops.Information) error {
-			w := m.Weights[in.Slot]
-			name := w.Names[0]
-			all, err := w.Floats(context.Background())
+			got, err := Measure(t.Context(), d, m, chunks, Options{Types: types, Importance: im, Seed: 3})
 			if err != nil {
-				return err
+				t.Fatal(err)
 			}
-			var weigh []float32
-			if im != nil {
-				weigh = make([]float32, w.Cols)
-				if ok, err := im.Values(weigh, name, 0); err != nil || !ok {
-					t.Errorf("%s: no importance: %v", name, err)
-				}
+			want := definition(t, d, m, chunks, types, im, 3)
+			if len(got) != len(want) || len(got) != c.tensors {
+				t.Fatalf("%s: %d tensors have losses: want %d, %d", c.name, len(got), len(want), c.tensors)
 			}
-			for _, typ := range types(name, w.Cols) {
-				codec, _ := quantize.Lookup(typ)
-				size, err := typ.RowBytes(int64(w.Cols))
-				if err != nil {
-					return err
+			for name, row := range want {
+				if strings.Contains(name, "attn_q") || len(got[name]) != len(row) {
+					t.Errorf("%s: losses of %d types: want %d", name, len(got[name]), len(row))
 				}
-				encoded, y := make([]byte, size), make([]float32, w.Cols)
-				for k, row := range in.Rows {
-					x := all[row*w.Cols:][:w.Cols]
-					codec.Encode(encoded, x, w.Cols, weigh)
-					codec.Decode(y, encoded)
-					for j := range x {
-						if want[name] == nil {
-							want[name] = map[gguf.Type]float64{}
-						}
-						want[name][typ] += 0.5 * float64(in.F[k*w.Cols+j]) * math.Pow(float64(y[j])-float64(x[j]), 2)
+				for typ, loss := range row {
+					if g := got[name][typ]; !(math.Abs(g-loss) <= 1e-5*loss) {
+						t.Errorf("%s as %v loses %g: want %g", name, typ, g, loss)
 					}
-				}
-			}
-			return nil
-		}, ops.Options{}); err != nil {
-			t.Fatal(err)
-		}
-		if len(got) != len(want) || len(got) < 20 {
-			t.Fatalf("%d tensors have losses: want %d", len(got), len(want))
-		}
-		for name, row := range want {
-			if strings.Contains(name, "attn_q") || len(got[name]) != len(row) {
-				t.Errorf("%s: losses of %d types: want %d", name, len(got[name]), len(row))
-			}
-			for typ, loss := range row {
-				if g := got[name][typ]; !(math.Abs(g-loss) <= 1e-5*loss) {
-					t.Errorf("%s as %v loses %g: want %g", name, typ, g, loss)
 				}
 			}
 		}
 	}
+}
+
+// definition is what Measure means, row by row.
+func definition(t *testing.T, d *ops.Device, m *spec.Model, chunks [][]int32, types func(string, int) []gguf.Type, im *quantize.Imatrix, seed uint64) quantize.Losses {
+	t.Helper()
+	losses := quantize.Losses{}
+	if err := ops.Fisher(t.Context(), d, m, chunks, seed, func(in ops.Information) error {
+		w := m.Weights[in.Slot]
+		name := w.Names[0]
+		all, err := w.Floats(context.Background())
+		if err != nil {
+			return err
+		}
+		var weigh []float32
+		if im != nil {
+			weigh = make([]float32, w.Cols)
+			if ok, err := im.Values(weigh, name, int64(max(0, in.Slot.Expert))); err != nil || !ok {
+				t.Errorf("%v: no importance: %v", in.Slot, err)
+			}
+		}
+		for _, typ := range types(name, w.Cols) {
+			codec, _ := quantize.Lookup(typ)
+			size, err := typ.RowBytes(int64(w.Cols))
+			if err != nil {
+				return err
+			}
+			encoded, y := make([]byte, size), make([]float32, w.Cols)
+			if losses[name] == nil {
+				losses[name] = map[gguf.Type]float64{}
+			}
+			for k, row := range in.Rows {
+				x := all[row*w.Cols:][:w.Cols]
+				codec.Encode(encoded, x, w.Cols, weigh)
+				codec.Decode(y, encoded)
+				for j := range x {
+					losses[name][typ] += 0.5 * float64(in.F[k*w.Cols+j]) * math.Pow(float64(y[j])-float64(x[j]), 2)
+				}
+			}
+		}
+		return nil
+	}, ops.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	return losses
 }
 
 // TestMeasurePredictsPresets compares the sums of losses over the tensors of
