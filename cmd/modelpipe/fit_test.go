@@ -156,7 +156,11 @@ func TestFitMeasured(t *testing.T) {
 	type result struct {
 		Size   int64 `json:"size"`
 		Recipe struct {
-			Type string `json:"type"`
+			Type   string `json:"type"`
+			Tensor []struct {
+				Match string `json:"match"`
+				Type  string `json:"type"`
+			} `json:"tensor"`
 		} `json:"recipe"`
 		Budget struct {
 			ExpectedKLD float64    `json:"expected_kld"`
@@ -222,6 +226,11 @@ func TestFitMeasured(t *testing.T) {
 	misled := convert("--max-size", "290KB", "--losses", bad)
 	if kept := least(misled); kept.Name == fitted || misled.Recipe.Type != kept.Name {
 		t.Errorf("a fit by losses that mislead: %s is kept, the recipe is %s", kept.Name, misled.Recipe.Type)
+	}
+	// Presets are held to the same constraints.
+	bound := convert("--max-size", "290KB", "--losses", bad, "--tensor-type", "attn_k=F16")
+	if r := bound.Recipe; bound.Budget.Measured.Kept == fitted || len(r.Tensor) != 1 || r.Tensor[0].Match != "attn_k" || r.Tensor[0].Type != "F16" {
+		t.Errorf("with a constraint %s is kept, by the recipe %+v", bound.Budget.Measured.Kept, r)
 	}
 	if code, _, stderr := try(t, "convert", model, "--max-size", "290KB", "--losses", bad, "--measure", "--chunks", "2", "--ctx", "64", "--device", "cpu", "--dry-run"); code != exitDone || !strings.Contains(stderr, "bytes, kept") {
 		t.Errorf("--dry-run: exit %d: %s", code, stderr)
