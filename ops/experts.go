@@ -220,18 +220,7 @@ func (e *evaluation) expert(ctx context.Context, s *stream, w *weights, places [
 // route chooses a token's experts from the router's logits, and says how much
 // each counts, as spec.MoE says. Of equal ones the first is chosen.
 func route(e *spec.MoE, logits, correction []float32) (chosen []int, shares []float64) {
-	scores := make([]float64, len(logits))
-	for i, l := range logits {
-		scores[i] = float64(l)
-	}
-	switch e.Scoring {
-	case spec.ScoreSoftmax:
-		softmax(scores)
-	case spec.ScoreSigmoid:
-		for i, s := range scores {
-			scores[i] = sigmoid(s)
-		}
-	}
+	scores := scored(e, logits)
 	type ranked struct {
 		index int
 		score float64
@@ -280,6 +269,24 @@ func route(e *spec.MoE, logits, correction []float32) (chosen []int, shares []fl
 		shares[i] *= float64(e.Scale)
 	}
 	return chosen, shares
+}
+
+// scored are the experts' scores, by which they are chosen: the logits where
+// only the chosen get a softmax.
+func scored(e *spec.MoE, logits []float32) []float64 {
+	scores := make([]float64, len(logits))
+	for i, l := range logits {
+		scores[i] = float64(l)
+	}
+	switch e.Scoring {
+	case spec.ScoreSoftmax:
+		softmax(scores)
+	case spec.ScoreSigmoid:
+		for i, s := range scores {
+			scores[i] = sigmoid(s)
+		}
+	}
+	return scores
 }
 
 func sigmoid(x float64) float64 { return 1 / (1 + math.Exp(-x)) }

@@ -305,18 +305,8 @@ func (g *blockGraph) beforeExpertsBackward() []*Node {
 // derivative.
 func routeBackward(e *spec.MoE, logits, correction, dShares, dLogits []float32) {
 	chosen, _ := route(e, logits, correction)
-	scores := make([]float64, len(logits)) // as route has them before it normalizes
-	for i, l := range logits {
-		scores[i] = float64(l)
-	}
-	switch e.Scoring {
-	case spec.ScoreSoftmax:
-		softmax(scores)
-	case spec.ScoreSigmoid:
-		for i, s := range scores {
-			scores[i] = sigmoid(s)
-		}
-	case spec.ScoreSoftmaxSelected:
+	scores := scored(e, logits)
+	if e.Scoring == spec.ScoreSoftmaxSelected { // of the chosen; the others have none
 		selected := make([]float64, len(chosen))
 		for k, x := range chosen {
 			selected[k] = scores[x]
@@ -348,7 +338,7 @@ func routeBackward(e *spec.MoE, logits, correction, dShares, dLogits []float32) 
 	for i, s := range scores {
 		if e.Scoring == spec.ScoreSigmoid {
 			dLogits[i] = float32(g[i] * s * (1 - s))
-		} else { // a softmax; of the chosen, where the others have no score
+		} else { // a softmax
 			dLogits[i] = float32(s * (g[i] - mean))
 		}
 	}
