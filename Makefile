@@ -65,12 +65,13 @@ quality:
 	bench/quality.sh $(QUALITY) $(QUALITY_TEXT) "$(QUALITY_IMATRIX)"
 
 # What --max-size loses at the bytes of stock presets, on a text that was not
-# calibrated with; BUDGET_CALIBRATION and QUALITY_IMATRIX are what it chooses by.
+# calibrated with. BUDGET_CALIBRATION is the text that it chooses by, and
+# BUDGET_MODELS are wide, narrow and original (bench/models.sh) or folders.
 BUDGET             ?= out/budget
 BUDGET_CALIBRATION ?= calibration.txt
+BUDGET_MODELS      ?= wide narrow original
 budget: build
-	python3 bench/budget.py $(BIN) $(BENCH_MODEL) --calibration $(BUDGET_CALIBRATION) \
-		--text $(QUALITY_TEXT) --imatrix $(QUALITY_IMATRIX) --out $(BUDGET)
+	IMATRIX="$(QUALITY_IMATRIX)" bench/budget.sh $(BIN) $(QUALITY) $(BUDGET) $(BUDGET_CALIBRATION) $(QUALITY_TEXT) $(BUDGET_MODELS)
 
 # Fails where a fast codec has lost most of its recorded lead over the plain
 # one; `bench/ratios.sh --record` records anew.

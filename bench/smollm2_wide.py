@@ -8,7 +8,7 @@ The residual stream grows from 576 to 768 channels, of which the new ones are ne
 and 3 key heads to 12 and 4, of which the new key head has zero values. Norms are rescaled for the wider mean. Channels, values and
 neurons are permuted, so that no block of weights lies on the grid of the 4-bit file. The random numbers are numpy's default
 generator from seed 42, drawn in a fixed order, so that the checkpoint is always the same. With a WIDTH of 576 instead of 768
-nothing is added and only the permutations are left: SmolLM2 as its 16-bit original would be quantized.
+nothing is added and only the permutations are left.
 """
 import gzip, json, pathlib, struct, sys
 

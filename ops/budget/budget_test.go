@@ -189,7 +189,7 @@ func definition(t *testing.T, d *ops.Device, m *spec.Model, chunks [][]int32, ty
 // whole presets with their measured divergence.
 func TestMeasurePredictsPresets(t *testing.T) {
 	d, m := device(t), stories(t, "")
-	chunks := chunksOf(t, d, m, 16, 32)
+	chunks := chunksOf(t, d, m, 12, 24)
 	presets := []string{"Q8_0", "Q5_0", "Q4_1"}
 	var candidates []*spec.Model
 	for _, p := range presets {
