@@ -234,6 +234,10 @@ func (c *conversion) stocks(md gguf.Metadata, recipe quantize.Recipe, tensors []
 	priors := quantize.PriorLosses(tensors)
 	var all []stock
 	for _, name := range quantize.PresetNames() {
+		// Presets of types without blocks disregard overrides, as llama-quantize does.
+		if p, _ := quantize.LookupPreset(name); p.Type.BlockElements() == 1 && len(recipe.Overrides) > 0 {
+			continue
+		}
 		recipe.Preset = name
 		a, err := recipe.Assign(model, tensors, c.importance != nil)
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -231,6 +232,22 @@ func TestFitMeasured(t *testing.T) {
 	bound := convert("--max-size", "290KB", "--losses", bad, "--tensor-type", "attn_k=F16")
 	if r := bound.Recipe; bound.Budget.Measured.Kept == fitted || len(r.Tensor) != 1 || r.Tensor[0].Match != "attn_k" || r.Tensor[0].Type != "F16" {
 		t.Errorf("with a constraint %s is kept, by the recipe %+v", bound.Budget.Measured.Kept, r)
+	}
+	whole := filepath.Join(dir, "f32.gguf")
+	must(t, "convert", model, "--type", "f32", "-o", whole)
+	for _, c := range []struct {
+		constraint []string
+		f16        bool // is among the choices
+	}{{nil, true}, {[]string{"--tensor-type", "attn_k=Q8_0"}, false}} {
+		code, stdout, stderr := try(t, append([]string{"convert", whole, "--max-size", "600KB", "--measure", "--chunks", "1", "--ctx", "32", "--dry-run", "--json"}, c.constraint...)...)
+		var r planJSON
+		if err := json.Unmarshal([]byte(stdout), &r); err != nil || code != exitDone {
+			t.Fatalf("exit %d, %v: %s", code, err, stderr)
+		}
+		f16 := slices.ContainsFunc(r.Budget.Measured.Choices, func(x choiceJSON) bool { return x.Name == "F16" || x.Name == "BF16" })
+		if f16 != c.f16 {
+			t.Errorf("with %v choices are %+v", c.constraint, r.Budget.Measured.Choices)
+		}
 	}
 	if code, _, stderr := try(t, "convert", model, "--max-size", "290KB", "--losses", bad, "--measure", "--chunks", "2", "--ctx", "64", "--device", "cpu", "--dry-run"); code != exitDone || !strings.Contains(stderr, "bytes, kept") {
 		t.Errorf("--dry-run: exit %d: %s", code, stderr)
