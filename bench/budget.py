@@ -76,7 +76,7 @@ for k in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5):
         svg += [f'<line x1="{L}" x2="{W - 20}" y1="{Y(k):.1f}" y2="{Y(k):.1f}" stroke="#ddd"/>', f'<text x="{L - 8}" y="{Y(k) + 4:.1f}" text-anchor="end">{k:g}</text>']
 for s in range(int(x0 // 10 * 10) + 10, int(x1) + 1, 10):
     svg.append(f'<text x="{X(s * 1e6):.1f}" y="{H - B + 20}" text-anchor="middle">{s} MB</text>')
-svg.append(f'<text x="{L}" y="{H - 8}">size of the file</text><text x="16" y="{T + 130}" transform="rotate(-90 16 {T + 130})">mean KL divergence, nats</text>')
+svg.append(f'<text x="{L}" y="{H - 8}">size of the file</text><text x="16" y="{T + 175}" text-anchor="middle" transform="rotate(-90 16 {T + 175})">mean KL divergence, nats</text>')
 for at, color, label in ((1, "#c0392b", "stock preset"), (3, "#1f6fb2", "--max-size of the same bytes")):
     points = sorted((r[at], r[at + 1]) for r in rows)
     svg.append(f'<polyline fill="none" stroke="{color}" stroke-width="2" points="{" ".join(f"{X(s):.1f},{Y(k):.1f}" for s, k in points)}"/>')
