@@ -13,6 +13,7 @@ import (
 
 	"github.com/modelpipe/modelpipe/catalog"
 	"github.com/modelpipe/modelpipe/catalog/trust"
+	"github.com/modelpipe/modelpipe/pipeline"
 	"github.com/modelpipe/modelpipe/publish"
 )
 
@@ -84,7 +85,7 @@ func openStore(target string) (publish.Store, error) {
 // openCatalog returns what reads the catalogs of a store: a folder,
 // s3://bucket/prefix, or the address of a web server.
 func openCatalog(ctx context.Context, target string) (catalog.Fetcher, error) {
-	if isURL(target) {
+	if pipeline.IsURL(target) {
 		return catalog.FromHTTP(target, nil)
 	}
 	if !publish.IsRemote(target) { // a store would be made

@@ -15,6 +15,7 @@ import (
 
 	"github.com/modelpipe/modelpipe/catalog"
 	"github.com/modelpipe/modelpipe/catalog/trust"
+	"github.com/modelpipe/modelpipe/pipeline"
 	"github.com/modelpipe/modelpipe/publish"
 )
 
@@ -81,7 +82,7 @@ func (a *app) catalogVerify(ctx context.Context, target string, v *verification)
 		return err
 	}
 	var store publish.Store
-	if !isURL(target) {
+	if !pipeline.IsURL(target) {
 		if store, err = openStore(target); err != nil {
 			return err
 		}

@@ -18,9 +18,9 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/modelpipe/modelpipe/convert"
-	"github.com/modelpipe/modelpipe/gguf"
 	"github.com/modelpipe/modelpipe/internal/wholefile"
 	"github.com/modelpipe/modelpipe/ops"
+	"github.com/modelpipe/modelpipe/pipeline"
 	"github.com/modelpipe/modelpipe/quantize"
 	"github.com/modelpipe/modelpipe/validate"
 )
@@ -107,25 +107,25 @@ func (a *app) validate(ctx context.Context, arg, against, imatrix string, j *jud
 	if against == "" {
 		return usagef("validate: want --against SOURCE")
 	}
-	candidate, err := a.openSource(ctx, arg)
+	candidate, err := pipeline.OpenSource(ctx, arg, a.log)
 	if err != nil {
 		return err
 	}
-	defer func() { candidate.close() }()
-	if !strings.HasSuffix(candidate.file, ".gguf") {
-		return usagef("%s: want a .gguf file", candidate.arg)
+	defer func() { candidate.Close() }()
+	if !strings.HasSuffix(candidate.File, ".gguf") {
+		return usagef("%s: want a .gguf file", candidate.Arg)
 	}
-	source, err := a.openSource(ctx, against)
+	source, err := pipeline.OpenSource(ctx, against, a.log)
 	if err != nil {
 		return err
 	}
-	defer func() { source.close() }()
+	defer func() { source.Close() }()
 	c := conversion{imatrix: imatrix}
 	if err := c.readImatrix(); err != nil {
 		return err
 	}
 	r, err := a.judge(ctx, j, source, c.importance, func(ctx context.Context) (*validate.Candidate, error) {
-		return validate.OpenCandidate(ctx, candidate.fsys, candidate.file)
+		return validate.OpenCandidate(ctx, candidate.FS, candidate.File)
 	})
 	if err != nil {
 		return err
@@ -158,7 +158,7 @@ func verdict(r *validate.Report) error {
 }
 
 // judge opens what the flags name, judges the candidate and writes the report.
-func (a *app) judge(ctx context.Context, j *judging, s *source, importance *quantize.Imatrix, open func(context.Context) (*validate.Candidate, error)) (*validate.Report, error) {
+func (a *app) judge(ctx context.Context, j *judging, s *pipeline.Source, importance *quantize.Imatrix, open func(context.Context) (*validate.Candidate, error)) (*validate.Report, error) {
 	o, err := a.judgeOptions(j, s, importance)
 	if err != nil {
 		return nil, err
@@ -166,9 +166,9 @@ func (a *app) judge(ctx context.Context, j *judging, s *source, importance *quan
 	if err := removeReport(j.report); err != nil {
 		return nil, err
 	}
-	reference, closeReference, err := openReference(ctx, s)
+	reference, closeReference, err := pipeline.OpenReference(ctx, s)
 	if err != nil {
-		return nil, fmt.Errorf("source %s: %w", s.arg, err)
+		return nil, fmt.Errorf("source %s: %w", s.Arg, err)
 	}
 	defer closeReference()
 	c, err := open(ctx)
@@ -230,14 +230,14 @@ func (p *judgingProgress) say(more ...any) {
 }
 
 // canJudge fails where judge would for what is known before there is a file.
-func (a *app) canJudge(ctx context.Context, j *judging, s *source, importance *quantize.Imatrix) error {
+func (a *app) canJudge(ctx context.Context, j *judging, s *pipeline.Source, importance *quantize.Imatrix) error {
 	o, err := a.judgeOptions(j, s, importance)
 	if err != nil {
 		return err
 	}
-	reference, closeReference, err := openReference(ctx, s)
+	reference, closeReference, err := pipeline.OpenReference(ctx, s)
 	if err != nil {
-		return fmt.Errorf("source %s: %w", s.arg, err)
+		return fmt.Errorf("source %s: %w", s.Arg, err)
 	}
 	defer closeReference()
 	d, err := ops.Open(j.device)
@@ -253,7 +253,7 @@ func (a *app) canJudge(ctx context.Context, j *judging, s *source, importance *q
 }
 
 // judgeOptions turns flags into options.
-func (a *app) judgeOptions(j *judging, s *source, importance *quantize.Imatrix) (validate.Options, error) {
+func (a *app) judgeOptions(j *judging, s *pipeline.Source, importance *quantize.Imatrix) (validate.Options, error) {
 	o := validate.Options{
 		Version: version().Version, Chunks: j.chunks, Ctx: j.ctx, Skip: j.skip, Runtime: j.runtime, Imatrix: importance,
 	}
@@ -327,48 +327,24 @@ func (j *judging) readText(name string) (string, error) {
 	return j.read[name], nil
 }
 
-// openReference opens a source as the reference. The second result closes it.
-func openReference(ctx context.Context, s *source) (*validate.Source, func() error, error) {
-	info := validate.SourceInfo{Name: s.arg, Repository: s.repo, Commit: s.commit}
-	if s.file == "" {
-		r, err := validate.OpenFolder(ctx, s.fsys, info)
-		if err != nil {
-			return nil, nil, err
-		}
-		return r, r.Close, nil
-	}
-	if !strings.HasSuffix(s.file, ".gguf") {
-		return nil, nil, usagef("%s: want a model folder, hf://org/name or a .gguf file", s.arg)
-	}
-	f, err := gguf.OpenFS(s.fsys, s.file)
-	if err != nil {
-		return nil, nil, err
-	}
-	r, err := validate.OpenGGUF(f, info)
-	if err != nil {
-		return nil, nil, errors.Join(err, f.Close())
-	}
-	return r, f.Close, nil
-}
-
 // anyPre is a pre-tokenizer for files of which only the tensors are read.
 const anyPre = "default"
 
 // bestStock plans every stock preset that the model can be in and returns the
 // largest one whose tensors have at most maxBytes.
-func bestStock(ctx context.Context, s *source, importance *quantize.Imatrix, maxBytes int64) (*validate.StockFile, error) {
+func bestStock(ctx context.Context, s *pipeline.Source, importance *quantize.Imatrix, maxBytes int64) (*validate.StockFile, error) {
 	var best *convert.Plan
 	var name string
 	var refused error
 	most := int64(-1)
 	for _, preset := range quantize.PresetNames() {
-		o := convert.Options{Source: s.name, Repository: s.repo, Commit: s.commit, Pre: anyPre, Types: convert.NewTypePolicy(quantize.Recipe{Preset: preset}, importance, "")}
+		o := convert.Options{Source: s.Name, Repository: s.Repo, Commit: s.Commit, Pre: anyPre, Types: convert.NewTypePolicy(quantize.Recipe{Preset: preset}, importance, "")}
 		var p *convert.Plan
 		var err error
-		if s.file != "" {
-			p, err = convert.PlanGGUF(ctx, s.fsys, s.file, o)
+		if s.File != "" {
+			p, err = convert.PlanGGUF(ctx, s.FS, s.File, o)
 		} else {
-			p, err = convert.NewPlan(ctx, s.fsys, o)
+			p, err = convert.NewPlan(ctx, s.FS, o)
 		}
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -388,7 +364,7 @@ func bestStock(ctx context.Context, s *source, importance *quantize.Imatrix, max
 	if best == nil {
 		return nil, errors.Join(fmt.Errorf("no stock preset has at most %d bytes of tensors", maxBytes), refused)
 	}
-	view, err := convert.NewView(best, s.fsys, convert.RenderOptions{Imatrix: importance})
+	view, err := convert.NewView(best, s.FS, convert.RenderOptions{Imatrix: importance})
 	if err != nil {
 		return nil, err
 	}
