@@ -39,19 +39,7 @@ func openModels(ctx context.Context, name, channel string) (models, string, erro
 	if err != nil {
 		return nil, "", err
 	}
-	return func(yield func(*catalog.Model, error) bool) {
-		for part, err := range r.Parts(ctx) {
-			if err != nil {
-				yield(nil, fmt.Errorf("channel %s: %w", channel, err))
-				return
-			}
-			for i := range part.Models {
-				if !yield(&part.Models[i], nil) {
-					return
-				}
-			}
-		}
-	}, channel, nil
+	return r.Models(ctx), channel, nil
 }
 
 // readModels reads a catalog in one document.

@@ -39,6 +39,7 @@ type judging struct {
 	device   string
 	maxKLD   float64
 	minTop1  float64
+	maxPPL   float64
 	gate     []string
 	runtime  string
 	report   string
@@ -50,7 +51,7 @@ type judging struct {
 }
 
 // judgingFlags are the names of the flags that register adds.
-var judgingFlags = []string{"text", "chunks", "ctx", "device", "max-kld", "min-top1", "gate", "runtime", "report", "canaries", "skip"}
+var judgingFlags = []string{"text", "chunks", "ctx", "device", "max-kld", "min-top1", "max-ppl-ratio", "gate", "runtime", "report", "canaries", "skip"}
 
 func (j *judging) register(f *pflag.FlagSet) {
 	f.StringVar(&j.text, "text", "", "measure on the text of `FILE` (default: one that comes with modelpipe)")
@@ -59,6 +60,7 @@ func (j *judging) register(f *pflag.FlagSet) {
 	f.StringVar(&j.device, "device", "auto", "compute on `DEVICE`: cpu, cuda, xla:/path/to/plugin.so or auto")
 	f.Float64Var(&j.maxKLD, "max-kld", 0, "refuse a mean KL divergence of more than so many `NATS` (default: a ceiling for the file's bits per weight)")
 	f.Float64Var(&j.minTop1, "min-top1", 0, "refuse a `SHARE` of less than this (0 to 1) of predictions with the same first choice")
+	f.Float64Var(&j.maxPPL, "max-ppl-ratio", 0, "refuse a perplexity of more than so many `TIMES` the source's")
 	f.StringSliceVar(&j.gate, "gate", nil, "further gates: stock, not to be worse than the best stock preset of at most as many bytes")
 	f.StringVar(&j.runtime, "runtime", "", "compare with what the llama.cpp server at `URL` makes of the file")
 	f.StringVar(&j.report, "report", "", "write the report: both files into a folder, or one `FILE`.json or FILE.html")
@@ -281,6 +283,9 @@ func (a *app) judgeOptions(j *judging, s *pipeline.Source, importance *quantize.
 			return o, usagef("--min-top1 %v: want a share from 0 to 1", j.minTop1)
 		}
 		o.MinTop1 = &j.minTop1
+	}
+	if j.set("max-ppl-ratio") {
+		o.MaxPPLRatio = &j.maxPPL
 	}
 	if j.text != "" {
 		text, err := j.readText(j.text)
