@@ -1,6 +1,9 @@
 package pipeline
 
-import "errors"
+import (
+	"crypto/rand"
+	"errors"
+)
 
 // What went wrong, for errors.Is.
 var (
@@ -24,3 +27,6 @@ func (e classed) Unwrap() error        { return e.error }
 
 // usage says of an error that it is one of usage.
 func usage(err error) error { return classed{err, ErrUsage} }
+
+// newToken is 128 random bits as text.
+func newToken() string { return rand.Text() }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/user"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -67,11 +66,7 @@ func readCuration(name string) (*catalog.Curation, error) {
 	if name == "" {
 		return nil, usagef("-f: the path of the curation file is missing")
 	}
-	dir, base := filepath.Split(name)
-	if dir == "" {
-		dir = "."
-	}
-	return catalog.ReadCuration(os.DirFS(dir), base)
+	return pipeline.ReadCuration(name)
 }
 
 // openStore opens the store that --store names.

@@ -12,7 +12,6 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -98,7 +97,7 @@ func (a *app) convert(ctx context.Context, arg string, c *conversion, m *making)
 	if m.threads < 0 {
 		return usagef("--threads %d: want a number of workers", m.threads)
 	}
-	maxBytes, err := parseSize(m.split)
+	maxBytes, err := pipeline.ParseSize(m.split)
 	if err != nil {
 		return usagef("--split-max-size %s: %w", m.split, err)
 	}
@@ -506,24 +505,4 @@ func nameParts(out string, plans []*convert.Plan, remote bool) ([]convert.Output
 		outputs = append(outputs, convert.Output{Path: gguf.SplitName(strings.TrimSuffix(out, ".gguf"), i, len(plans)), Plan: p})
 	}
 	return outputs, nil
-}
-
-// parseSize reads a number of bytes as llama.cpp's tools write it: 500M, 5G,
-// also 5GB and 5GiB; 0 for an empty string.
-func parseSize(s string) (int64, error) {
-	if s == "" {
-		return 0, nil
-	}
-	units := map[string]float64{"": 1, "B": 1, "K": 1e3, "KB": 1e3, "M": 1e6, "MB": 1e6, "G": 1e9, "GB": 1e9, "T": 1e12, "TB": 1e12,
-		"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
-	i := strings.IndexFunc(s, func(r rune) bool { return (r < '0' || r > '9') && r != '.' })
-	if i < 0 {
-		i = len(s)
-	}
-	unit, ok := units[strings.ToUpper(strings.TrimSpace(s[i:]))]
-	n, err := strconv.ParseFloat(s[:i], 64)
-	if !ok || err != nil || n*unit < 1 || n*unit > 1<<62 {
-		return 0, errors.New("want a size as in 500M, 5G or 2GiB")
-	}
-	return int64(n * unit), nil
 }

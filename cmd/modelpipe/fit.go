@@ -55,7 +55,7 @@ func (f *fitting) wanted() bool { return f.maxSize != "" || f.maxKLD != 0 }
 
 // planFit plans with types that fit. plan makes a plan for a policy.
 func (c *conversion) planFit(ctx context.Context, s *pipeline.Source, recipe quantize.Recipe, plan func(convert.TypePolicy) (*convert.Plan, error)) (*convert.Plan, error) {
-	limit, err := parseSize(c.maxSize)
+	limit, err := pipeline.ParseSize(c.maxSize)
 	switch {
 	case err != nil:
 		return nil, usagef("--max-size %s: %w", c.maxSize, err)

@@ -120,7 +120,7 @@ func (s *syncing) options(a *app) (err error) {
 		if size.text == "0" {
 			continue
 		}
-		if *size.to, err = parseSize(size.text); err != nil {
+		if *size.to, err = pipeline.ParseSize(size.text); err != nil {
 			return usagef("%s %s: %w", size.flag, size.text, err)
 		}
 	}
