@@ -98,6 +98,10 @@ func (r *Refresher) readDesired() (*desired, error) {
 		return nil, err
 	}
 	d := &desired{file: r.Curation, curation: c}
+	r.given, r.asked = map[string]bool{}, map[string]bool{}
+	for i := range c.Models {
+		r.asked[c.Models[i].Slug] = true
+	}
 	if r.Text != "" {
 		text, err := r.give(r.Text, ".txt", tokenizer.MaxText)
 		if err != nil {
@@ -161,6 +165,7 @@ func (r *Refresher) give(name, suffix string, limit int64) (given, error) {
 	if err != nil || r.DryRun {
 		return g, err
 	}
+	r.given[givenName(g.digest, suffix)] = true
 	to := filepath.Join(r.Work, givenName(g.digest, suffix))
 	if info, err := os.Stat(to); err == nil && info.Size() == int64(len(g.data)) {
 		return g, nil

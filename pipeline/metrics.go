@@ -73,7 +73,7 @@ func (s *Summary) metrics(ended, success int64) []byte {
 		{lastSuccess, "When a run last ended with nothing failed and nothing refused, 0 if never.", success},
 		{"duration_seconds", "How long the last run took.", strconv.FormatFloat(s.Seconds, 'f', -1, 64)},
 		{"variants_made", "Variants that the last run has made.", s.Made},
-		{"variants_refused", "Variants that gates have refused in the last run.", s.Refused},
+		{"variants_refused", "Variants that gates refuse.", s.Refused},
 		{"variants_failed", "Variants that could not be made in the last run.", s.Failed},
 		{"read_bytes", "Bytes that the last run has read over the network.", s.Read},
 		{"written_bytes", "Bytes of files that the last run has put into the store.", s.Written},

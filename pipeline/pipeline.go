@@ -70,7 +70,9 @@ type Refresher struct {
 	// be written and what has become of them; what it returns when it is over.
 	Show func(total int64, done func() int64, at func() string) func()
 
-	calibrationText string // digest
+	calibrationText string          // digest
+	given           map[string]bool // files in the work directory that somebody gave
+	asked           map[string]bool // slugs of the curation file
 	rates           rates
 	work            string // identity of the work directory
 	done            atomic.Int64
@@ -229,7 +231,7 @@ func (r *Refresher) do(ctx context.Context, s *Summary, d *desired, p *plan, sto
 		Dir: r.Work, Store: store, Actor: r.Actor, Version: r.Version, Device: r.Device, Policy: r.Trust, Log: r.Log, Now: r.Now,
 		Threads: max(1, runtime.GOMAXPROCS(0)/r.Jobs), Advance: r.advance,
 	}
-	if err := r.clearWork(p.tasks); err != nil {
+	if err := r.clearWork(p.runs); err != nil {
 		return err
 	}
 	x := r.Executor
@@ -237,11 +239,18 @@ func (r *Refresher) do(ctx context.Context, s *Summary, d *desired, p *plan, sto
 		x = &Local{Jobs: r.Jobs, Disk: r.Disk, Memory: r.Memory, Do: w.Do}
 	}
 	o := &catalog.Operator{Store: store, Actor: r.Actor, Now: r.Now}
-	for _, m := range p.runs { // those of which nothing is to be made
-		if m.problem == nil && !m.making(p.tasks) {
-			if err := r.settle(ctx, m, o); err != nil {
+	for _, m := range p.runs {
+		if m.problem != nil {
+			continue
+		}
+		if m.making(p.tasks) {
+			if err := m.announce(ctx, o); err != nil {
 				return err
 			}
+			continue
+		}
+		if err := r.settle(ctx, m, o); err != nil {
+			return err
 		}
 	}
 	if err := r.execute(ctx, s, p, x, w, o); err != nil {
@@ -454,14 +463,19 @@ func (r *Refresher) advance(model, variant string, bytes int64) {
 	r.at.Store(&at)
 }
 
-// clearWork takes away unfinished work that no task goes on with.
-func (r *Refresher) clearWork(tasks []Task) error {
-	keep := map[string]bool{}
-	for _, t := range tasks {
-		keep[t.ID] = true
-		if t.Imatrix != "" {
-			keep[strings.TrimSuffix(filepath.Base(t.Imatrix), ".gguf")] = true
+// clearWork takes away unfinished work that nothing of what is asked for goes on
+// with. That of a model which was not looked at, or could not be, stays.
+func (r *Refresher) clearWork(runs []*modelRun) error {
+	known, keep := map[string]bool{}, map[string]bool{}
+	for _, m := range runs {
+		if m.problem != nil {
+			continue
 		}
+		known[m.Slug] = true
+		for _, id := range m.ids {
+			keep[id] = true
+		}
+		keep[r.calibration(m.wantedModel).ID()] = true
 	}
 	for _, kind := range []string{"make", "imatrix"} {
 		entries, err := os.ReadDir(filepath.Join(r.Work, kind))
@@ -469,15 +483,38 @@ func (r *Refresher) clearWork(tasks []Task) error {
 			continue // there is none
 		}
 		for _, e := range entries {
-			id, _, _ := strings.Cut(e.Name(), ".")
-			if len(id) == 64 && !keep[id] {
-				if err := os.RemoveAll(filepath.Join(r.Work, kind, e.Name())); err != nil {
-					return fmt.Errorf("work directory: %w", err)
-				}
+			dir := filepath.Join(r.Work, kind, e.Name())
+			if keep[e.Name()] || !r.stale(dir, known) {
+				continue
+			}
+			if err := os.RemoveAll(dir); err != nil {
+				return fmt.Errorf("work directory: %w", err)
+			}
+		}
+	}
+	entries, err := os.ReadDir(filepath.Join(r.Work, "given"))
+	if err != nil || len(r.Only) > 0 {
+		return nil
+	}
+	for _, e := range entries {
+		if name := filepath.Join("given", e.Name()); !r.given[name] {
+			if err := os.Remove(filepath.Join(r.Work, name)); err != nil {
+				return fmt.Errorf("work directory: %w", err)
 			}
 		}
 	}
 	return nil
+}
+
+// stale says whether a folder with unfinished work is of a model that was
+// looked at, or of none that the curation file has.
+func (r *Refresher) stale(dir string, known map[string]bool) bool {
+	var t Task
+	data, err := os.ReadFile(filepath.Join(dir, taskName))
+	if err != nil || json.Unmarshal(data, &t) != nil {
+		return true
+	}
+	return known[t.Model] || !r.asked[t.Model]
 }
 
 // abandonedAfter is how old an upload must be that nobody goes on with.

@@ -110,6 +110,21 @@ func wasWithdrawn(newestFirst []catalog.Release, id string) bool {
 	return false
 }
 
+// announce says in the store of a model of which there is nothing yet that its
+// releases are made explicitly: a catalog that is built meanwhile, by anybody,
+// does not offer the variants that happen to be there.
+func (m *modelRun) announce(ctx context.Context, o *catalog.Operator) error {
+	if m.state.ledger != nil || len(m.state.records) > 0 {
+		return nil
+	}
+	l, err := o.Announce(ctx, m.Slug)
+	if err != nil {
+		return err
+	}
+	m.state.ledger = l
+	return nil
+}
+
 // release makes the releases of a model whose variants are there, and promotes
 // them: until then the ones before serve.
 func (m *modelRun) release(ctx context.Context, o *catalog.Operator) error {

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/modelpipe/modelpipe/catalog"
+	"github.com/modelpipe/modelpipe/catalog/trust"
 )
 
 // SummarySchema names the form of a summary.
@@ -21,7 +23,7 @@ const (
 	OutcomeFailed      = "failed"      // 1: a model failed for a reason that stays
 	OutcomeUsage       = "usage"       // 2: the curation file or the options
 	OutcomeRefused     = "refused"     // 3: only gates said no
-	OutcomeUnavailable = "unavailable" // 4: worth a retry: a source or the store did not answer, or is locked
+	OutcomeUnavailable = "unavailable" // 4: worth a retry: a source or the store did not answer, is locked, or the run was interrupted
 )
 
 // The states of models in a summary.
@@ -44,9 +46,9 @@ type Summary struct {
 	DryRun   bool                 `json:"dry_run,omitempty"`
 	Outcome  string               `json:"outcome"`
 	Error    string               `json:"error,omitempty"` // that stopped it
-	Made     int                  `json:"made"`            // variants
-	Refused  int                  `json:"refused"`
-	Failed   int                  `json:"failed"`
+	Made     int                  `json:"made"`            // variants, in this run
+	Refused  int                  `json:"refused"`         // variants, in this run or before
+	Failed   int                  `json:"failed"`          // variants, in this run
 	Read     int64                `json:"bytes_read"`
 	Written  int64                `json:"bytes_written"`
 	Models   []ModelSummary       `json:"models"`
@@ -83,16 +85,8 @@ const stateMissing = "missing"
 // tally counts a result.
 func (s *Summary) tally(r Result) {
 	s.Read, s.Written = s.Read+r.Read, s.Written+r.Written
-	if r.Kind != KindMake {
-		return
-	}
-	switch r.State {
-	case StateDone:
+	if r.Kind == KindMake && r.State == StateDone {
 		s.Made++
-	case StateRefused:
-		s.Refused++
-	case StateFailed:
-		s.Failed++
 	}
 }
 
@@ -100,7 +94,16 @@ func (s *Summary) tally(r Result) {
 func (s *Summary) models(runs []*modelRun) {
 	s.Models = []ModelSummary{}
 	for _, m := range runs {
-		s.Models = append(s.Models, m.summary(s.DryRun))
+		x := m.summary(s.DryRun)
+		for _, v := range x.Variants {
+			switch v.State {
+			case StateRefused:
+				s.Refused++
+			case StateFailed:
+				s.Failed++
+			}
+		}
+		s.Models = append(s.Models, x)
 	}
 }
 
@@ -161,8 +164,10 @@ func (s *Summary) finish(err error) {
 	switch {
 	case errors.Is(err, ErrUsage):
 		s.Outcome = OutcomeUsage
-	case errors.Is(err, ErrLocked), errors.Is(err, ErrLeaseLost), unavailable(err):
+	case errors.Is(err, ErrLocked), errors.Is(err, ErrLeaseLost), errors.Is(err, context.Canceled), unavailable(err):
 		s.Outcome = OutcomeUnavailable
+	case errors.Is(err, trust.ErrMissingSignatures), errors.Is(err, trust.ErrUntrusted):
+		s.Outcome = OutcomeRefused
 	case err != nil, is(ModelFailed, false):
 		s.Outcome = OutcomeFailed
 	case is(ModelFailed, true):

@@ -26,9 +26,11 @@ import (
 
 // Worker does tasks in a work directory:
 //
+//	make/ID/task.json               what is being made
 //	make/ID/MODEL-VARIANT.gguf      a file, beside it .partial and its journal
 //	make/ID/report.json             its judgement
-//	imatrix/ID.gguf                 what was measured; beside it what is being measured
+//	imatrix/ID/task.json            what is measured
+//	imatrix/ID/imatrix.gguf         an importance matrix; beside it what is being measured
 //	given/DIGEST.gguf, DIGEST.txt   importance matrices and texts that people gave
 //	folders/HASH.json               digests of files of folders
 //
@@ -76,9 +78,15 @@ type refusal struct{ why string }
 
 func (r *refusal) Error() string { return r.why }
 
-// unavailable says whether a later run may be free of an error.
+// unavailable says whether a later run may be free of an error: something did
+// not answer, or somebody else was at work.
 func unavailable(err error) bool {
-	return errors.Is(err, hub.ErrUnavailable) || errors.Is(err, publish.ErrUnavailable)
+	for _, passing := range []error{hub.ErrUnavailable, publish.ErrUnavailable, publish.ErrBusy, publish.ErrChanged, catalog.ErrRace} {
+		if errors.Is(err, passing) {
+			return true
+		}
+	}
+	return false
 }
 
 // oneLine is an error's text on one line.
@@ -92,7 +100,10 @@ func (w *Worker) path(elements ...string) string {
 func (w *Worker) folder(t *Task) string { return w.path("make", t.ID) }
 
 // imatrixName is the name of a measured matrix in the work directory.
-func imatrixName(id string) string { return filepath.Join("imatrix", id+".gguf") }
+func imatrixName(id string) string { return filepath.Join("imatrix", id, "imatrix.gguf") }
+
+// taskName is the name of a task beside what is made of it.
+const taskName = "task.json"
 
 // givenName is the name of what people gave in the work directory.
 func givenName(digest, suffix string) string {
@@ -146,7 +157,7 @@ func (w *Worker) calibrate(ctx context.Context, t *Task, r *Result) error {
 	if _, err := os.Stat(out); err == nil {
 		return nil
 	}
-	if err := os.MkdirAll(filepath.Dir(out), 0o777); err != nil {
+	if err := writeJSON(filepath.Join(filepath.Dir(out), taskName), t); err != nil {
 		return err
 	}
 	s, err := w.open(ctx, t)
@@ -349,7 +360,7 @@ func (w *Worker) render(ctx context.Context, t *Task, s *Source, p *convert.Plan
 	if info, err := os.Stat(file); err == nil && info.Size() == p.Size {
 		return nil // it got its name when it was complete
 	}
-	if err := os.MkdirAll(filepath.Dir(file), 0o777); err != nil {
+	if err := writeJSON(filepath.Join(filepath.Dir(file), taskName), t); err != nil {
 		return err
 	}
 	progress := new(convert.Progress)
@@ -363,8 +374,13 @@ func (w *Worker) render(ctx context.Context, t *Task, s *Source, p *convert.Plan
 		RenderOptions: convert.RenderOptions{Threads: w.Threads, Imatrix: importance, SourceOrder: s.Snapshot != nil, Progress: progress},
 		Resume:        true,
 		Inputs:        inputs,
-		Verify:        func(ctx context.Context) error { return w.finish(ctx, t, s, r) },
-		Keep:          unavailable,
+		Verify: func(ctx context.Context) error {
+			if err := touch(p, s.FS); err != nil {
+				return err
+			}
+			return w.finish(ctx, t, s, r)
+		},
+		Keep: unavailable,
 	}
 	outputs := []convert.Output{{Path: file, Plan: p}}
 	_, err := convert.WriteFiles(ctx, outputs, s.FS, opts)
@@ -379,6 +395,27 @@ func (w *Worker) render(ctx context.Context, t *Task, s *Source, p *convert.Plan
 	opts.Resume = false
 	_, err = convert.WriteFiles(ctx, outputs, s.FS, opts)
 	return err
+}
+
+// touch reads something of every file that a plan reads: what an interrupted
+// run has read of them is then held to their digests too.
+func touch(p *convert.Plan, fsys fs.FS) error {
+	seen := map[string]bool{}
+	for _, step := range p.Steps {
+		convert.Leaves(step.From, func(l convert.Leaf) { seen[l.File] = true })
+	}
+	for name := range seen {
+		f, err := fsys.Open(name)
+		if err != nil {
+			return err
+		}
+		var b [1]byte
+		_, err = f.Read(b[:])
+		if err = errors.Join(err, f.Close()); err != nil {
+			return fmt.Errorf("read %s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 // watch tells Advance of what is rendered until the function that it returns is
@@ -463,6 +500,11 @@ func (w *Worker) judge(ctx context.Context, t *Task, s *Source, importance *quan
 	report, err := validate.Run(ctx, reference, c, o)
 	if err != nil {
 		return nil, err
+	}
+	if s.Snapshot != nil {
+		if err := s.Snapshot.Verify(ctx); err != nil {
+			return nil, err
+		}
 	}
 	var data strings.Builder
 	if err := report.WriteJSON(&data); err != nil {
