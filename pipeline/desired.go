@@ -225,10 +225,13 @@ func (r *Refresher) wantedVariant(v catalog.Wanted, text string) (wantedVariant,
 		w.recipe = string(g.data)
 	}
 	recipe, err := parseRecipe(v.Type, w.recipe)
-	if err != nil {
-		return w, fmt.Errorf("recipe %s: %w", v.Recipe, err)
+	if err == nil {
+		err = checkType(recipe)
 	}
-	if err := checkType(recipe); err != nil {
+	if err != nil && v.Recipe != "" {
+		err = fmt.Errorf("recipe %s: %w", v.Recipe, err)
+	}
+	if err != nil {
 		return w, err
 	}
 	digest, err := recipe.Digest()

@@ -254,9 +254,12 @@ func (f headerFacts) memory(ctx int) int64 {
 
 // because says why a variant is made.
 func (m *modelRun) because(in Inputs) string {
+	if _, made := m.state.doc.Outcomes[in.ID()]; made {
+		return "is not in the store any more"
+	}
 	var last *Inputs
-	for id, o := range m.state.doc.Outcomes {
-		if o.Inputs.Variant == in.Variant && id != in.ID() && (last == nil || m.released(o.Variant)) {
+	for _, o := range m.state.doc.Outcomes {
+		if o.Inputs.Variant == in.Variant && (last == nil || m.released(o.Variant)) {
 			last = &o.Inputs
 		}
 	}
@@ -276,7 +279,7 @@ func (m *modelRun) because(in Inputs) string {
 	case last.Tool != in.Tool || last.Makes != in.Makes:
 		return "modelpipe is another"
 	}
-	return "is not in the store"
+	return "is new"
 }
 
 // released says whether a variant is in an active release.

@@ -22,6 +22,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/modelpipe/modelpipe/convert/converttest"
 	"github.com/modelpipe/modelpipe/pipeline"
 	"github.com/modelpipe/modelpipe/publish"
 )
@@ -181,7 +182,7 @@ func newCuration(t *testing.T, n int) *curationOf {
 	for i := range n {
 		slug := fmt.Sprintf("tiny-%02d", i)
 		c.slugs = append(c.slugs, slug)
-		tinyModel(t, filepath.Join(c.dir, "sources", slug), uint64(i))
+		converttest.OneLayer(t, stories, filepath.Join(c.dir, "sources", slug), uint64(i))
 		fmt.Fprintf(&text, modelTOML, slug)
 	}
 	write(t, c.path("catalog.toml"), []byte(text.String()))
@@ -209,62 +210,6 @@ name = "F32"
 `
 
 func (c *curationOf) path(name string) string { return filepath.Join(c.dir, name) }
-
-// tinyModel writes the first layer of the bundled model with weights that are a
-// little different for each seed.
-func tinyModel(t *testing.T, dir string, seed uint64) {
-	t.Helper()
-	if err := os.MkdirAll(dir, 0o777); err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range []string{"tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"} {
-		write(t, filepath.Join(dir, name), read(t, filepath.Join(stories, name)))
-	}
-	config := bytes.Replace(read(t, filepath.Join(stories, "config.json")), []byte(`"num_hidden_layers": 5`), []byte(`"num_hidden_layers": 1`), 1)
-	write(t, filepath.Join(dir, "config.json"), config)
-	old := read(t, filepath.Join(stories, "model.safetensors"))
-	length := int(old[0]) | int(old[1])<<8 | int(old[2])<<16
-	var header map[string]json.RawMessage
-	if err := json.Unmarshal(old[8:8+length], &header); err != nil {
-		t.Fatal(err)
-	}
-	random := rand.New(rand.NewPCG(seed, 1))
-	type tensor struct {
-		DType   string   `json:"dtype"`
-		Shape   []int64  `json:"shape"`
-		Offsets [2]int64 `json:"data_offsets"`
-	}
-	now, data := map[string]tensor{}, []byte{}
-	names := []string{}
-	for name := range header {
-		if name != "__metadata__" && (!strings.Contains(name, ".layers.") || strings.Contains(name, ".layers.0.")) {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	for _, name := range names {
-		var x tensor
-		if err := json.Unmarshal(header[name], &x); err != nil {
-			t.Fatal(err)
-		}
-		part := slices.Clone(old[8+length+int(x.Offsets[0]) : 8+length+int(x.Offsets[1])])
-		for i := 0; i < len(part); i += 4 { // the low bits of float32s
-			part[i] ^= byte(random.Uint32())
-			part[i+1] ^= byte(random.Uint32())
-		}
-		x.Offsets = [2]int64{int64(len(data)), int64(len(data) + len(part))}
-		data = append(data, part...)
-		now[name] = x
-	}
-	head, err := json.Marshal(now)
-	if err != nil {
-		t.Fatal(err)
-	}
-	head = append(head, bytes.Repeat([]byte(" "), (8-len(head)%8)%8)...)
-	size := make([]byte, 8)
-	size[0], size[1], size[2] = byte(len(head)), byte(len(head)>>8), byte(len(head)>>16)
-	write(t, filepath.Join(dir, "model.safetensors"), slices.Concat(size, head, data))
-}
 
 func read(t testing.TB, name string) []byte {
 	t.Helper()
