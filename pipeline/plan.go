@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -258,7 +259,8 @@ func (m *modelRun) because(in Inputs) string {
 		return "is not in the store any more"
 	}
 	var last *Inputs
-	for _, o := range m.state.doc.Outcomes {
+	for _, id := range slices.Sorted(maps.Keys(m.state.doc.Outcomes)) {
+		o := m.state.doc.Outcomes[id]
 		if o.Inputs.Variant == in.Variant && (last == nil || m.released(o.Variant)) {
 			last = &o.Inputs
 		}

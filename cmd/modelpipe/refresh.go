@@ -126,7 +126,9 @@ func (f *refreshing) open(a *app) (err error) {
 			return nil
 		}
 	}
-	r.Store, err = openStore(f.store)
+	if r.Store, err = openStore(f.store); err != nil && publish.IsRemote(f.store) {
+		return withExit(exitUsage, err) // nothing was asked of it yet
+	}
 	return err
 }
 
