@@ -15,13 +15,12 @@ import (
 
 // gauge counts what runs at once.
 type gauge struct {
-	mu                sync.Mutex
-	running           Needs
-	jobs              int
-	most              Needs
-	mostJobs          int
-	order             []string
-	beginning, ending map[string]time.Time
+	mu       sync.Mutex
+	running  Needs
+	jobs     int
+	most     Needs
+	mostJobs int
+	order    []string
 }
 
 func (g *gauge) do(_ context.Context, t Task) Result {

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -107,21 +106,7 @@ func digestFile(ctx context.Context, name string) (string, error) {
 		return "", err
 	}
 	defer f.Close()
-	h := bulkhash.NewSHA256()
-	buffer := make([]byte, 1<<20)
-	for {
-		n, err := f.Read(buffer)
-		h.Write(buffer[:n])
-		if errors.Is(err, io.EOF) {
-			return hex.EncodeToString(h.Sum(nil)), nil
-		}
-		if err == nil {
-			err = ctx.Err()
-		}
-		if err != nil {
-			return "", err
-		}
-	}
+	return bulkhash.Digest(ctx, f)
 }
 
 // writeJSON writes a document whole, in a folder that is made where it is not

@@ -149,11 +149,7 @@ func (s *scene) offered(slug string) bool {
 func onHub(t *testing.T) *hubtest.Server {
 	t.Helper()
 	server := hubtest.NewServer(t)
-	t.Setenv("HF_ENDPOINT", server.URL)
-	t.Setenv("HF_HOME", t.TempDir())
-	for _, name := range []string{"HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_OFFLINE", "HF_HUB_CACHE"} {
-		t.Setenv(name, "")
-	}
+	server.Environ(t)
 	return server
 }
 

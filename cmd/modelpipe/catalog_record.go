@@ -2,11 +2,8 @@ package main
 
 import (
 	"context"
-	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 	"time"
@@ -15,7 +12,6 @@ import (
 
 	"github.com/modelpipe/modelpipe/catalog"
 	"github.com/modelpipe/modelpipe/catalog/trust"
-	"github.com/modelpipe/modelpipe/internal/bulkhash"
 	"github.com/modelpipe/modelpipe/pipeline"
 	"github.com/modelpipe/modelpipe/publish"
 )
@@ -98,25 +94,6 @@ func (a *app) catalogRecord(ctx context.Context, name string, r *recording) erro
 		return fmt.Errorf("record %s: %w", name, err)
 	}
 	return a.say(record, "%s\n", record.Variant.ID)
-}
-
-// digestOf returns the SHA-256 of what a reader has, in hexadecimal.
-func digestOf(ctx context.Context, r io.Reader) (string, error) {
-	h := bulkhash.NewSHA256()
-	buffer := make([]byte, 1<<20)
-	for {
-		n, err := r.Read(buffer)
-		h.Write(buffer[:n])
-		if errors.Is(err, io.EOF) {
-			return hex.EncodeToString(h.Sum(nil)), nil
-		}
-		if err == nil {
-			err = ctx.Err()
-		}
-		if err != nil {
-			return "", err
-		}
-	}
 }
 
 // provenance is what the flags and the conversion's JSON say.

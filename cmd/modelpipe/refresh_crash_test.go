@@ -22,9 +22,11 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/modelpipe/modelpipe/catalog"
 	"github.com/modelpipe/modelpipe/convert/converttest"
 	"github.com/modelpipe/modelpipe/pipeline"
 	"github.com/modelpipe/modelpipe/publish"
+	"github.com/modelpipe/modelpipe/publish/publishtest"
 )
 
 // TestRefreshKilled kills a refresh at random moments and runs it again, until
@@ -45,9 +47,46 @@ func TestLargeRefreshKilled(t *testing.T) {
 
 // TestLargeRefreshKilledS3 does it in a real S3 store.
 func TestLargeRefreshKilledS3(t *testing.T) {
-	address := startGateway(t)
+	buckets := t.TempDir()
+	address := publishtest.StartGateway(t, publishtest.Servers(t, "../.."), buckets)
 	c := newCuration(t, 40)
-	c.testKilled(t, bucketStore(t, address, "calm"), bucketStore(t, address, "killed"), 30)
+	c.testKilled(t, bucketStore(t, address, filepath.Join(buckets, "calm")), bucketStore(t, address, filepath.Join(buckets, "killed")), 30)
+}
+
+// TestLargeRefreshBroken has one broken model among 40: the others are made and
+// offered, and it is named.
+func TestLargeRefreshBroken(t *testing.T) {
+	if os.Getenv("MODELPIPE_LARGE") == "" {
+		t.Skip("set MODELPIPE_LARGE=1: makes 117 variants")
+	}
+	c := newCuration(t, 40)
+	if err := os.Truncate(c.path("sources/tiny-17/model.safetensors"), 5000); err != nil {
+		t.Fatal(err)
+	}
+	store, work := folderStore(t), filepath.Join(t.TempDir(), "work")
+	s := c.ends(t, exitFailed, store, work)
+	if named := s.Named(pipeline.ModelFailed); s.Made != 117 || !strings.HasPrefix(named, "tiny-17: Q8_0: ") || strings.Count(named, "tiny-") != 1 {
+		t.Errorf("made %d, failed: %s", s.Made, named)
+	}
+	r, err := catalog.OpenChannel(t.Context(), catalog.FromStore(store.open(t)), catalog.DefaultChannel)
+	if err != nil {
+		t.Fatal(err)
+	}
+	offered := 0
+	for m, err := range r.Models(t.Context()) {
+		if err != nil || m.Slug == "tiny-17" || len(m.Active()) != 1 || len(m.Variants) != 3 {
+			t.Errorf("%+v, %v", m, err)
+		}
+		offered++
+	}
+	if offered != 39 {
+		t.Errorf("%d models are offered", offered)
+	}
+	must(t, "catalog", "verify", store.name)
+	if s = c.ends(t, exitFailed, store, work); s.Made != 0 {
+		t.Errorf("again: made %d", s.Made)
+	}
+	t.Logf("39 of 40 models in %.0f s: %s", s.Seconds, s.Named(pipeline.ModelFailed))
 }
 
 // target is a store of a test.
@@ -75,57 +114,16 @@ func (g *target) open(t *testing.T) publish.Store {
 
 func folderStore(t *testing.T) *target { return &target{name: filepath.Join(t.TempDir(), "store")} }
 
-// startGateway builds versitygw, starts it and returns its address and folder.
-func startGateway(t *testing.T) (gateway struct{ address, dir string }) {
+// bucketStore makes a folder that is a bucket of a gateway, behind a proxy that
+// counts the model files that were put.
+func bucketStore(t *testing.T, address, bucket string) *target {
 	t.Helper()
-	if os.Getenv("MODELPIPE_LARGE") == "" {
-		t.Skip("set MODELPIPE_LARGE=1: builds an S3 gateway")
-	}
-	bin, err := filepath.Abs("../../out/large/servers/versitygw")
-	if err != nil {
-		t.Fatal(err)
-	}
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", bin, "github.com/versity/versitygw/cmd/versitygw")
-	build.Dir, build.Env = "../../tools/servers", append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build the gateway: %v: %s", err, out)
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	gateway.address, gateway.dir = l.Addr().String(), t.TempDir()
-	l.Close()
-	server := exec.Command(bin, "--port", gateway.address, "posix", gateway.dir)
-	server.Env = append(os.Environ(), "ROOT_ACCESS_KEY=test", "ROOT_SECRET_KEY=testsecret")
-	if err := server.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		server.Process.Kill()
-		server.Wait()
-	})
-	for range 200 {
-		if c, err := net.Dial("tcp", gateway.address); err == nil {
-			c.Close()
-			return gateway
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	t.Fatal("the gateway does not listen")
-	return gateway
-}
-
-// bucketStore makes a bucket of a gateway, behind a proxy that counts the model
-// files that were put.
-func bucketStore(t *testing.T, gateway struct{ address, dir string }, bucket string) *target {
-	t.Helper()
-	if err := os.Mkdir(filepath.Join(gateway.dir, bucket), 0o777); err != nil {
+	if err := os.Mkdir(bucket, 0o777); err != nil {
 		t.Fatal(err)
 	}
 	var mu sync.Mutex
 	puts := map[string]int{}
-	to, err := url.Parse("http://" + gateway.address)
+	to, err := url.Parse("http://" + address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -152,7 +150,7 @@ func bucketStore(t *testing.T, gateway struct{ address, dir string }, bucket str
 	go server.Serve(l)
 	t.Cleanup(func() { server.Close() })
 	return &target{
-		name: "s3://" + bucket + "/edge",
+		name: "s3://" + filepath.Base(bucket) + "/edge",
 		env: []string{
 			"AWS_ACCESS_KEY_ID=test", "AWS_SECRET_ACCESS_KEY=testsecret", "AWS_REGION=us-east-1",
 			"AWS_ENDPOINT_URL=http://" + l.Addr().String(),
@@ -168,9 +166,8 @@ func bucketStore(t *testing.T, gateway struct{ address, dir string }, bucket str
 // curationOf is a curation file with the folders of its models, and a policy to
 // sign with.
 type curationOf struct {
-	dir    string
-	slugs  []string
-	config string
+	dir   string
+	slugs []string
 }
 
 // newCuration makes n models of one layer with different weights, in three
