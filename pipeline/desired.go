@@ -109,6 +109,13 @@ func (r *Refresher) readDesired() (*desired, error) {
 		}
 		d.text = text.digest
 	}
+	if r.Calibrate != "" {
+		text, err := r.give(r.Calibrate, ".txt", tokenizer.MaxText)
+		if err != nil {
+			return nil, fmt.Errorf("text to calibrate on: %w", err)
+		}
+		r.calibrationText = text.digest
+	}
 	for _, slug := range r.Only {
 		if !slices.ContainsFunc(c.Models, func(m catalog.Curated) bool { return m.Slug == slug }) {
 			return nil, fmt.Errorf("%s: has no model %s", r.Curation, slug)
@@ -170,7 +177,10 @@ func (r *Refresher) give(name, suffix string, limit int64) (given, error) {
 	if info, err := os.Stat(to); err == nil && info.Size() == int64(len(g.data)) {
 		return g, nil
 	}
-	return g, writeFile(to, g.data)
+	if err := writeFile(to, g.data); err != nil {
+		return g, classed{fmt.Errorf("work directory: %w", err), errWork}
+	}
+	return g, nil
 }
 
 // wanted reads what the entry of a model names.

@@ -16,6 +16,9 @@ var (
 	ErrLeaseLost = errors.New("the lease on the store is lost")
 )
 
+// errWork is the class of errors of the work directory.
+var errWork = errors.New("work directory")
+
 // classed is an error that is of a class without saying so.
 type classed struct {
 	error

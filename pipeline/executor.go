@@ -21,9 +21,9 @@ type Local struct {
 func (l *Local) Execute(ctx context.Context, tasks []Task, report func(Result) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	x := &execution{Local: l, report: report, state: map[string]string{}, taken: map[string]Needs{}}
+	x := &execution{Local: l, report: report, state: map[string]Result{}, taken: map[string]Needs{}}
 	for _, t := range tasks {
-		x.state[t.ID] = waiting
+		x.state[t.ID] = Result{State: waiting}
 	}
 	results := make(chan Result)
 	var err error
@@ -59,7 +59,7 @@ const waiting = "waiting"
 type execution struct {
 	*Local
 	report  func(Result) error
-	state   map[string]string // by ID
+	state   map[string]Result // by ID
 	taken   map[string]Needs  // of what is running
 	running int
 	disk    int64
@@ -74,18 +74,18 @@ func (x *execution) begin(ctx context.Context, tasks []Task, results chan<- Resu
 			return append(left, tasks[i:]...), nil
 		}
 		before, known := x.state[t.After]
-		reason := x.tooLarge(t)
-		if t.After != "" && known && before != waiting && before != StateDone {
-			reason = "what it needs was not made"
+		r := t.failed(x.tooLarge(t))
+		if known && before.State != waiting && before.State != StateDone {
+			r = t.failed("what it needs was not made: " + before.Reason)
+			r.Retry = before.Retry
 		}
 		switch {
-		case reason != "":
-			r := t.failed(reason)
-			x.state[t.ID] = r.State
+		case r.Reason != "":
+			x.state[t.ID] = r
 			if err := x.report(r); err != nil {
 				return nil, err
 			}
-		case t.After != "" && known && before == waiting:
+		case known && before.State == waiting:
 			left = append(left, t)
 		case !x.fits(t):
 			return append(left, tasks[i:]...), nil
@@ -125,7 +125,7 @@ func (x *execution) end(r Result) {
 	needs := x.taken[r.Task]
 	delete(x.taken, r.Task)
 	x.running, x.disk, x.memory = x.running-1, x.disk-needs.Disk, x.memory-needs.Memory
-	x.state[r.Task] = r.State
+	x.state[r.Task] = r
 }
 
 // failed is the result of a task that was not done.

@@ -94,9 +94,9 @@ func TestLocal(t *testing.T) {
 		}
 	}
 	want := map[string]string{
-		"10": "is bad", "11": "what it needs was not made",
+		"10": "is bad", "11": "what it needs was not made: is bad",
 		"20": "it needs 101 bytes of the work directory: --disk allows 100",
-		"21": "it needs about 101 bytes of memory: --memory allows 100", "22": "what it needs was not made",
+		"21": "it needs about 101 bytes of memory: --memory allows 100", "22": "what it needs was not made: it needs about 101 bytes of memory: --memory allows 100",
 	}
 	if !reflect.DeepEqual(reasons, want) {
 		t.Errorf("got %q, want %q", reasons, want)

@@ -31,7 +31,6 @@ import (
 	"github.com/modelpipe/modelpipe/catalog/site"
 	"github.com/modelpipe/modelpipe/catalog/trust"
 	"github.com/modelpipe/modelpipe/publish"
-	"github.com/modelpipe/modelpipe/tokenizer"
 	"github.com/modelpipe/modelpipe/validate"
 )
 
@@ -143,17 +142,13 @@ func (r *Refresher) run(ctx context.Context, s *Summary) (err error) {
 		defer unlock()
 	}
 	d, err := r.readDesired()
-	if err != nil {
+	switch {
+	case errors.Is(err, errWork):
+		return err
+	case err != nil:
 		return usage(err)
 	}
 	defer d.close()
-	if r.Calibrate != "" {
-		g, err := r.give(r.Calibrate, ".txt", tokenizer.MaxText)
-		if err != nil {
-			return usage(fmt.Errorf("text to calibrate on: %w", err))
-		}
-		r.calibrationText = g.digest
-	}
 	store := r.Store
 	if !r.DryRun {
 		l, holding, err := AcquireLease(ctx, LeaseOptions{Store: r.Store, Holder: r.holder(), Work: r.work, For: r.Lease})
@@ -274,7 +269,7 @@ func (r *Refresher) execute(ctx context.Context, s *Summary, p *plan, x Executor
 		for _, t := range p.tasks {
 			total += t.Size
 		}
-		stop := r.Show(total, r.done.Load, func() string {
+		stop := r.Show(total, func() int64 { return min(r.done.Load(), total) }, func() string {
 			if at := r.at.Load(); at != nil {
 				return *at
 			}

@@ -53,6 +53,10 @@ func (m *modelRun) wantedRelease() []string {
 // unreleased says why a release is to be made, where making says that variants
 // are going to be made.
 func (m *modelRun) unreleased(making bool) string {
+	refused := slices.ContainsFunc(m.made, func(o outcome) bool { return o.State == StateRefused })
+	if refused || len(m.failed) > 0 {
+		return ""
+	}
 	if making {
 		return "when its variants are made"
 	}

@@ -242,7 +242,7 @@ func (w *Worker) make(ctx context.Context, t *Task, r *Result) error {
 	if err != nil {
 		return err
 	}
-	file := filepath.Join(w.folder(t), t.Model+"-"+t.Variant+".gguf")
+	file := filepath.Join(w.folder(t), fileName(t.Model, t.Variant))
 	if err := w.render(ctx, t, s, p, importance, digest, file, r); err != nil {
 		return err
 	}
@@ -282,6 +282,15 @@ func (w *Worker) make(ctx context.Context, t *Task, r *Result) error {
 	}
 	r.ID, r.Written = record.Variant.ID, record.Variant.Size
 	return nil
+}
+
+// fileName is the name of the file of a variant.
+func fileName(model, variant string) string {
+	const most = 200 // leaves room for what is beside unfinished files
+	if len(model)+len(variant) > most {
+		return variant + ".gguf"
+	}
+	return model + "-" + variant + ".gguf"
 }
 
 // refusedBy names the gates that said no.

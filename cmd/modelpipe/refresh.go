@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -60,7 +62,7 @@ try again later. See docs/refresh.md.`,
 	storeFlag(cmd, &f.store)
 	flags := cmd.Flags()
 	flags.StringVarP(&f.r.Curation, "file", "f", "", "the `PATH` of the curation file")
-	flags.StringVar(&f.r.Work, "work", "", "`DIR` for unfinished work, which a killed run goes on with (default: in the user's cache folder)")
+	flags.StringVar(&f.r.Work, "work", "", "`DIR` for unfinished work, which a killed run goes on with (default: one for the store in the user's cache folder)")
 	flags.StringArrayVar(&f.r.Only, "only", nil, "refresh the model with this `SLUG` only (repeatable)")
 	flags.BoolVar(&f.r.DryRun, "dry-run", false, "print what is missing, why, and what it is expected to take; write nothing")
 	flags.StringVar(&f.policy, "trust", "", "sign with the policy `FILE` (docs/catalog.md)")
@@ -115,7 +117,14 @@ func (f *refreshing) open(a *app) (err error) {
 		if err != nil {
 			return usagef("--work: want a folder, for %w", err)
 		}
-		r.Work = filepath.Join(cache, "modelpipe", "refresh")
+		name := f.store
+		if !publish.IsRemote(name) {
+			if name, err = filepath.Abs(name); err != nil {
+				return err
+			}
+		}
+		sum := sha256.Sum256([]byte(name))
+		r.Work = filepath.Join(cache, "modelpipe", "refresh", hex.EncodeToString(sum[:8]))
 	}
 	r.Actor, r.Version, r.Log = actor(), version().Version, a.log
 	r.Show = func(total int64, done func() int64, at func() string) func() {
