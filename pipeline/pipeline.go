@@ -30,6 +30,7 @@ import (
 	"github.com/modelpipe/modelpipe/catalog/export"
 	"github.com/modelpipe/modelpipe/catalog/site"
 	"github.com/modelpipe/modelpipe/catalog/trust"
+	"github.com/modelpipe/modelpipe/internal/filelock"
 	"github.com/modelpipe/modelpipe/publish"
 	"github.com/modelpipe/modelpipe/validate"
 )
@@ -202,22 +203,30 @@ func (r *Refresher) lockWork() (unlock func(), err error) {
 	if err := os.MkdirAll(r.Work, 0o777); err != nil {
 		return nil, fmt.Errorf("work directory: %w", err)
 	}
-	f, err := lockWork(filepath.Join(r.Work, "lock"))
+	f, err := os.OpenFile(filepath.Join(r.Work, "lock"), os.O_RDWR|os.O_CREATE, 0o666)
 	if err != nil {
 		return nil, fmt.Errorf("work directory: %w", err)
 	}
+	if err := filelock.Try(f); err != nil {
+		f.Close()
+		if errors.Is(err, filelock.ErrHeld) {
+			err = fmt.Errorf("%w: another process works in it", ErrLocked)
+		}
+		return nil, fmt.Errorf("work directory %s: %w", r.Work, err)
+	}
+	unlock = func() { filelock.Release(f) }
 	name := filepath.Join(r.Work, "identity")
 	const most = 100
 	if data, err := os.ReadFile(name); err == nil && len(data) > 0 && len(data) < most {
 		r.work = strings.TrimSpace(string(data))
-		return func() { f.Close() }, nil
+		return unlock, nil
 	}
 	r.work = newToken()
 	if err := writeFile(name, []byte(r.work+"\n")); err != nil {
-		f.Close()
+		unlock()
 		return nil, fmt.Errorf("work directory: %w", err)
 	}
-	return func() { f.Close() }, nil
+	return unlock, nil
 }
 
 // do does what a plan says.

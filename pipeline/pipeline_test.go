@@ -810,7 +810,7 @@ func TestTwoWorkDirectories(t *testing.T) {
 		t.Fatal(err)
 	}
 	sum := s.refresh(OutcomeUnavailable)
-	if !strings.Contains(sum.Error, "another process works in ") {
+	if !strings.Contains(sum.Error, "locked: another process works in it") {
 		t.Errorf("got %s", sum.Error)
 	}
 	unlock()
