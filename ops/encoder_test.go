@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -160,8 +161,9 @@ func TestEncoderRefuses(t *testing.T) {
 }
 
 // BenchmarkEncode times the encoders over bfloat16 weights with several calls
-// at once, uploads and downloads included, and says how many blocks are the
-// canonical ones. Its figure is in bytes of float32.
+// at once, uploads and downloads included, and then what one call at a time
+// spends on each. Its figures are in bytes of float32; %equal says how many
+// blocks are the canonical ones.
 func BenchmarkEncode(b *testing.B) {
 	const rows, cols, calls = 8192, 4096, 8
 	raw := make([]byte, rows*cols*2)
@@ -174,29 +176,32 @@ func BenchmarkEncode(b *testing.B) {
 		importance[i] = float32(r.ExpFloat64() * 10)
 	}
 	for _, d := range testDevices(b) {
-		e, err := d.Encoder()
-		if err != nil {
-			continue
-		}
 		for _, t := range encode.Types() {
 			for _, imp := range [][]float32{nil, importance} {
-				b.Run(fmt.Sprintf("%s/%v/weighted=%v", d.Name(), t, imp != nil), func(b *testing.B) {
+				b.Run(fmt.Sprintf("%s/%v/weighted=%v", benchName(d), t, imp != nil), func(b *testing.B) {
+					e, err := d.Encoder()
+					if err != nil {
+						b.Skip(err)
+					}
 					size := int(t.BlockBytes())
 					dst := make([]byte, rows*cols/int(t.BlockElements())*size)
 					start := time.Now()
 					if err := e.Encode(dst, t, gguf.BF16, raw, cols, imp); err != nil {
 						b.Fatal(err)
 					}
-					b.ReportMetric(time.Since(start).Seconds(), "compile-s")
+					compile := time.Since(start)
 					canonical, same := encoded(t, raw[:256*cols*2], cols, imp), 0
 					for i := 0; i < len(canonical); i += size {
 						if bytes.Equal(canonical[i:i+size], dst[i:i+size]) {
 							same++
 						}
 					}
-					b.ReportMetric(100*float64(same*size)/float64(len(canonical)), "%equal")
+					before := e.Stats()
+					if err := e.Encode(dst, t, gguf.BF16, raw, cols, imp); err != nil {
+						b.Fatal(err)
+					}
+					after := e.Stats()
 					b.SetBytes(4 * rows * cols * calls)
-					b.ResetTimer()
 					for b.Loop() {
 						var wg sync.WaitGroup
 						for range calls {
@@ -209,10 +214,22 @@ func BenchmarkEncode(b *testing.B) {
 						}
 						wg.Wait()
 					}
+					rate := func(took time.Duration) float64 { return 4 * rows * cols / 1e9 / took.Seconds() }
+					b.ReportMetric(compile.Seconds(), "compile-s")
+					b.ReportMetric(100*float64(same*size)/float64(len(canonical)), "%equal")
+					b.ReportMetric(rate(after.Upload-before.Upload), "GB/s-upload")
+					b.ReportMetric(rate(after.Compute-before.Compute), "GB/s-graph")
+					b.ReportMetric(rate(after.Download-before.Download), "GB/s-download")
 				})
 			}
 		}
 	}
+}
+
+// benchName names a device without its plugin's folder.
+func benchName(d *Device) string {
+	kind, _, _ := strings.Cut(d.Name(), ":")
+	return kind
 }
 
 // encoded encodes rows of bfloat16 by package quantize.

@@ -101,6 +101,7 @@ func altered(m *spec.Model, by float32) *spec.Model {
 			}
 			return err
 		}
+		w.Stored = nil
 		c.Weights[slot] = w
 	}
 	return &c

@@ -13,6 +13,7 @@ import (
 	"math"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
@@ -48,6 +49,11 @@ type Stats struct {
 	// that is not finite, or of a range in which a graph's arithmetic would
 	// under- or overflow.
 	Canonical int64
+
+	// What batches took, added up. They overlap, so that the sum is more than
+	// the time that passed where there were several calls at once. Compute
+	// holds the compiling of each graph too.
+	Upload, Compute, Download time.Duration
 }
 
 // The sizes of graphs, in weights. Each compiles by itself, so there are two:
@@ -169,6 +175,7 @@ func (e *Encoder) batch(dst []byte, t gguf.Type, row encoder, rows rows, importa
 		return nil, err
 	}
 	per := row.length * int(rows.typ.BlockBytes())
+	start := time.Now()
 	data := rows.data[first*per : (first+n)*per]
 	if n < size {
 		data = append(make([]byte, 0, size*per), data...)[:size*per]
@@ -187,25 +194,34 @@ func (e *Encoder) batch(dst []byte, t gguf.Type, row encoder, rows rows, importa
 			args = append(args, a)
 		}
 	}
+	uploaded := time.Now()
 	out, err := exec.Call(args...)
 	if err != nil {
 		return nil, err
 	}
+	computed := time.Now()
 	for _, o := range out {
 		defer o.FinalizeAll()
 	}
 	if err := tensors.ConstFlatData(out[0], func(flat []uint8) { copy(dst, flat) }); err != nil {
 		return nil, fmt.Errorf("download: %w", err)
 	}
-	err = tensors.ConstFlatData(out[1], func(flat []uint8) {
+	if err := tensors.ConstFlatData(out[1], func(flat []uint8) {
 		for i, f := range flat[:n] {
 			if f != 0 {
 				odd = append(odd, i)
 			}
 		}
-	})
+	}); err != nil {
+		return nil, fmt.Errorf("download: %w", err)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.stats.Upload += uploaded.Sub(start)
+	e.stats.Compute += computed.Sub(uploaded)
+	e.stats.Download += time.Since(computed)
 	slices.Sort(odd)
-	return slices.Compact(odd), err
+	return slices.Compact(odd), nil
 }
 
 // weightArguments makes the further arguments of a weighted graph: the
