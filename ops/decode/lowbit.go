@@ -27,15 +27,15 @@ func init() {
 	})
 }
 
-// trits are the first n of each byte's: multiplied by 3 to the i modulo 256,
-// it has trit i in the carry of one more multiplication by 3. All first ones
-// come first.
+// trits are the first n of each byte's, all first ones first: multiplied by 3
+// to the i modulo 256, a byte has trit i in the carry of one more
+// multiplication by 3.
 func trits(qs *Node, n int) *Node {
 	width := qs.Shape().Dimensions[1]
-	x := integers(in(qs, 1, width))
-	var all []*Node
-	for power, i := 1, 0; i < n; power, i = 3*power, i+1 {
-		all = append(all, down(times(low(times(x, power), 8), 3), 8))
+	powers := make([]int32, n)
+	for i, power := 0, int32(1); i < n; i, power = i+1, 3*power {
+		powers[i] = power
 	}
-	return in(Concatenate(all, 1), n*width)
+	moved := Mul(integers(in(qs, 1, width)), Reshape(Const(qs.Graph(), powers), 1, n, 1))
+	return in(down(times(low(moved, 8), 3), 8), n*width)
 }
