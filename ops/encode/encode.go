@@ -100,6 +100,9 @@ func (e *Encoder) Can(t, stored gguf.Type) bool {
 // be well used.
 func (e *Encoder) Batch() int64 { return largeBatch }
 
+// Calls is the number of calls under way that keep the device busy.
+func (e *Encoder) Calls() int { return inFlight }
+
 // Stats returns the counts so far.
 func (e *Encoder) Stats() Stats {
 	e.mu.Lock()

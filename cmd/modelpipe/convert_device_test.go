@@ -1,0 +1,171 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/modelpipe/modelpipe/gguf"
+	"github.com/modelpipe/modelpipe/ops/encode"
+	"github.com/modelpipe/modelpipe/quantize"
+)
+
+// A fakeDevice encodes as package quantize does, and fails from a call on.
+type fakeDevice struct {
+	name  string
+	fails error
+	after int64 // calls that succeed; less than 0: all
+	calls atomic.Int64
+	open  *atomic.Int64 // devices that are not closed
+}
+
+func (f *fakeDevice) Can(t, stored gguf.Type) bool {
+	return t == gguf.Q4_K && stored == gguf.BF16
+}
+func (f *fakeDevice) Batch() int64 { return 1 << 16 }
+func (f *fakeDevice) Calls() int   { return 2 }
+func (f *fakeDevice) Name() string { return f.name }
+func (f *fakeDevice) Close()       { f.open.Add(-1) }
+func (f *fakeDevice) Stats() encode.Stats {
+	return encode.Stats{Blocks: f.calls.Load()}
+}
+
+func (f *fakeDevice) Encode(dst []byte, t, stored gguf.Type, rows []byte, cols int, importance []float32) error {
+	if n := f.calls.Add(1); f.after >= 0 && n > f.after {
+		return f.fails
+	}
+	read, _ := quantize.Lookup(stored)
+	write, _ := quantize.Lookup(t)
+	x := make([]float32, int64(len(rows))/stored.BlockBytes())
+	read.Decode(x, rows)
+	write.Encode(dst, x, cols, importance)
+	return nil
+}
+
+// useDevice makes --device open f; its closing is checked at the end.
+func useDevice(t *testing.T, f *fakeDevice) {
+	t.Helper()
+	before := openDeviceEncoder
+	f.open = new(atomic.Int64)
+	openDeviceEncoder = func(string) (deviceEncoder, error) {
+		f.open.Add(1)
+		return f, nil
+	}
+	t.Cleanup(func() {
+		openDeviceEncoder = before
+		if n := f.open.Load(); n != 0 {
+			t.Errorf("%d devices were left open", n)
+		}
+	})
+}
+
+// Device failures as XLA words them.
+var (
+	outOfMemory = errors.New("encode Q4_K on xla: PJRT error (code=8): RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1073741824 bytes")
+	deviceLost  = errors.New("encode Q4_K on xla: PJRT error (code=13): INTERNAL: CUDA_ERROR_ILLEGAL_ADDRESS: the device was lost")
+)
+
+// TestDeviceFails ends a conversion of which the device fails in the middle with
+// an error that says how to go on, and --resume goes on with what is written.
+func TestDeviceFails(t *testing.T) {
+	dir := makeModel(t, 2)
+	_, want := converted(t, dir, "--type", "q4_k")
+	for _, fails := range []error{outOfMemory, deviceLost} {
+		t.Run(fails.Error(), func(t *testing.T) {
+			out := filepath.Join(t.TempDir(), "o.gguf")
+			broken := &fakeDevice{name: "cuda", fails: fails, after: 100}
+			useDevice(t, broken)
+			args := []string{"convert", dir, "--type", "q4_k", "--device", "cuda", "-o", out}
+			code, _, stderr := try(t, args...)
+			if code != exitFailed {
+				t.Fatalf("exit %d", code)
+			}
+			for _, part := range []string{"tensor ", "rows ", fails.Error(), "--resume goes on"} {
+				if !strings.Contains(stderr, part) {
+					t.Errorf("stderr %q: want %q", stderr, part)
+				}
+			}
+			if _, err := os.Stat(out); err == nil {
+				t.Error("there is an output")
+			}
+			whole := &fakeDevice{name: "cuda", after: -1}
+			useDevice(t, whole)
+			if code, _, stderr = try(t, append(args, "--resume")...); code != exitDone {
+				t.Fatalf("exit %d, %s", code, stderr)
+			}
+			if got, err := os.ReadFile(out); err != nil || !bytes.Equal(got, want) {
+				t.Errorf("another file (%v)", err)
+			}
+			all := &fakeDevice{name: "cuda", after: -1}
+			useDevice(t, all)
+			if code, _, stderr = try(t, append(args[:len(args)-1], filepath.Join(t.TempDir(), "o.gguf"))...); code != exitDone {
+				t.Fatalf("exit %d, %s", code, stderr)
+			}
+			if n := whole.calls.Load(); n >= all.calls.Load() {
+				t.Errorf("the resumed run made %d calls, a whole one %d", n, all.calls.Load())
+			}
+		})
+	}
+}
+
+// TestDeviceFallback lets the processor go on where the device fails, with one
+// warning, and says so in the result.
+func TestDeviceFallback(t *testing.T) {
+	dir := makeModel(t, 2)
+	_, want := converted(t, dir, "--type", "q4_k")
+	for _, fails := range []error{outOfMemory, deviceLost} {
+		t.Run(fails.Error(), func(t *testing.T) {
+			out := filepath.Join(t.TempDir(), "o.gguf")
+			useDevice(t, &fakeDevice{name: "cuda", fails: fails, after: 20})
+			code, stdout, stderr := try(t, "convert", dir, "--type", "q4_k", "--device", "cuda", "--device-fallback", "-o", out, "--json")
+			if code != exitDone {
+				t.Fatalf("exit %d, %s", code, stderr)
+			}
+			if n := strings.Count(stderr, "the processor goes on encoding"); n != 1 {
+				t.Errorf("%d warnings: %s", n, stderr)
+			}
+			var said struct{ Encoders *encodersJSON }
+			if err := json.Unmarshal([]byte(stdout), &said); err != nil {
+				t.Fatal(err)
+			}
+			if said.Encoders == nil || said.Encoders.Failed != fails.Error() || said.Encoders.Device != "cuda" {
+				t.Errorf("%+v", said.Encoders)
+			}
+			if got, err := os.ReadFile(out); err != nil || !bytes.Equal(got, want) {
+				t.Errorf("another file (%v)", err)
+			}
+		})
+	}
+}
+
+// TestDeviceMissing refuses a device that is not there, or with
+// --device-fallback warns and leaves all to the processor.
+func TestDeviceMissing(t *testing.T) {
+	dir := makeModel(t, 1)
+	_, want := converted(t, dir, "--type", "q4_k")
+	folder := t.TempDir()
+	out, plugin := filepath.Join(folder, "o.gguf"), filepath.Join(folder, "none.so")
+	args := []string{"convert", dir, "--type", "q4_k", "--device", "xla:" + plugin, "-o", out}
+	code, _, stderr := try(t, args...)
+	if code != exitUnavailable || !strings.Contains(stderr, "device xla:"+plugin) {
+		t.Errorf("exit %d, %s", code, stderr)
+	}
+	if left, err := os.ReadDir(folder); err != nil || len(left) > 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
+	code, _, stderr = try(t, append(args, "--device-fallback")...)
+	if code != exitDone || !strings.Contains(stderr, "no device to encode on: the processor does") {
+		t.Errorf("exit %d, %s", code, stderr)
+	}
+	if got, err := os.ReadFile(out); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("another file (%v)", err)
+	}
+	if code, _, stderr = try(t, "convert", dir, "-o", out, "--device-fallback"); code != exitUsage {
+		t.Errorf("exit %d, %s", code, stderr)
+	}
+}
