@@ -33,7 +33,7 @@ func TestFindCUDA(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got, want := os.Getenv("XLA_FLAGS"), "--xla_dump_to=x --xla_gpu_cuda_data_dir="+libraries; got != want {
+	if got, want := os.Getenv("XLA_FLAGS"), "--xla_dump_to=x --xla_gpu_cuda_data_dir="+libraries+" "+exactDivision; got != want {
 		t.Errorf("XLA_FLAGS %q, want %q", got, want)
 	}
 	if len(c.Searched) == 0 || !strings.HasPrefix(c.Searched[0], env) {
@@ -56,6 +56,7 @@ func TestCUDAUnusable(t *testing.T) {
 	}
 	t.Setenv("VIRTUAL_ENV", env)
 	t.Setenv("GOPJRT_CUDA_CHECKS", "0")
+	t.Setenv("XLA_FLAGS", "")
 	for _, name := range []string{"cuda", "xla:" + plugin} {
 		d, err := Open(name)
 		if err == nil {
@@ -74,6 +75,7 @@ func TestCUDAUnusable(t *testing.T) {
 func TestNoPlugin(t *testing.T) {
 	env := t.TempDir()
 	t.Setenv("VIRTUAL_ENV", env)
+	t.Setenv("XLA_FLAGS", "")
 	if err := os.MkdirAll(filepath.Join(env, "lib/python3.12/site-packages"), 0o755); err != nil {
 		t.Fatal(err)
 	}

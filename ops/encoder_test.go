@@ -165,7 +165,7 @@ func TestEncoderRefuses(t *testing.T) {
 // spends on each. Its figures are in bytes of float32; %equal says how many
 // blocks are the canonical ones.
 func BenchmarkEncode(b *testing.B) {
-	const rows, cols, calls = 8192, 4096, 8
+	const rows, cols, calls = 4096, 4096, 8
 	raw := make([]byte, rows*cols*2)
 	r := rand.New(rand.NewPCG(1, 2))
 	for i := range rows * cols {
@@ -241,4 +241,34 @@ func encoded(t gguf.Type, raw []byte, cols int, importance []float32) []byte {
 	out := make([]byte, len(x)/int(t.BlockElements())*int(t.BlockBytes()))
 	write.Encode(out, x, cols, importance)
 	return out
+}
+
+// TestDeviceGone makes errors of what a device that is gone does: those of a
+// device that was lost on the way come from the same calls.
+func TestDeviceGone(t *testing.T) {
+	x := littleEndian(manyKinds(8, 256))
+	for _, d := range testDevices(t)[1:] {
+		e, err := d.Encoder()
+		if err != nil {
+			t.Fatal(err)
+		}
+		dst := make([]byte, 8*144)
+		if err := e.Encode(dst, gguf.Q4_K, gguf.F32, x, 256, nil); err != nil {
+			t.Fatal(err)
+		}
+		w, err := d.decoded(gguf.Q4_K, dst, 8, 256)
+		if err != nil {
+			t.Fatal(err)
+		}
+		free(w)
+		d.backend.Finalize()
+		for range 2 * e.Calls() { // a batch that fails gives its place back
+			if err := e.Encode(dst, gguf.Q4_K, gguf.F32, x, 256, nil); err == nil || !strings.Contains(err.Error(), "encode Q4_K on xla: upload: ") {
+				t.Fatalf("a device that is gone encodes: %v", err)
+			}
+		}
+		if _, err := d.decoded(gguf.Q4_K, dst, 8, 256); err == nil {
+			t.Error("a device that is gone decodes")
+		}
+	}
 }

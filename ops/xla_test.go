@@ -50,4 +50,5 @@ func TestLargeXLA(t *testing.T) {
 	t.Run("decoders", TestDecoders)
 	t.Run("stored", TestStored)
 	t.Run("stored fails", TestStoredFails)
+	t.Run("device gone", TestDeviceGone)
 }
