@@ -115,7 +115,7 @@ func (x *accelerated) Encode(dst []byte, t, stored gguf.Type, rows []byte, cols 
 	}
 	read, _ := quantize.Lookup(stored)
 	write, _ := quantize.Lookup(t)
-	values := make([]float32, int64(len(rows))/stored.BlockBytes())
+	values := make([]float32, int64(len(rows))/stored.BlockBytes()*stored.BlockElements())
 	read.Decode(values, rows)
 	write.Encode(dst, values, cols, importance)
 	return nil

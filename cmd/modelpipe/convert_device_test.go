@@ -25,7 +25,7 @@ type fakeDevice struct {
 }
 
 func (f *fakeDevice) Can(t, stored gguf.Type) bool {
-	return t == gguf.Q4_K && stored == gguf.BF16
+	return t == gguf.Q4_K && (stored == gguf.BF16 || stored == gguf.Q8_0)
 }
 func (f *fakeDevice) Batch() int64 { return 1 << 16 }
 func (f *fakeDevice) Calls() int   { return 2 }
@@ -41,7 +41,7 @@ func (f *fakeDevice) Encode(dst []byte, t, stored gguf.Type, rows []byte, cols i
 	}
 	read, _ := quantize.Lookup(stored)
 	write, _ := quantize.Lookup(t)
-	x := make([]float32, int64(len(rows))/stored.BlockBytes())
+	x := make([]float32, int64(len(rows))/stored.BlockBytes()*stored.BlockElements())
 	read.Decode(x, rows)
 	write.Encode(dst, x, cols, importance)
 	return nil
@@ -140,6 +140,56 @@ func TestDeviceFallback(t *testing.T) {
 				t.Errorf("another file (%v)", err)
 			}
 		})
+	}
+}
+
+// TestDeviceRequantizes gives a device the stored blocks of a GGUF file, and
+// refuses weights in them that are not finite.
+func TestDeviceRequantizes(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "q8.gguf")
+	if code, _, stderr := try(t, "convert", makeModel(t, 1), "--type", "q8_0", "-o", file); code != exitDone {
+		t.Fatalf("exit %d, %s", code, stderr)
+	}
+	_, want := converted(t, file, "--type", "q4_k")
+	device := &fakeDevice{name: "cuda", after: -1}
+	useDevice(t, device)
+	if _, got := converted(t, file, "--type", "q4_k", "--device", "cuda"); !bytes.Equal(got, want) {
+		t.Error("another file")
+	}
+	if device.calls.Load() == 0 {
+		t.Error("the device was not used")
+	}
+	useDevice(t, &fakeDevice{name: "cuda", fails: deviceLost, after: 2})
+	if _, got := converted(t, file, "--type", "q4_k", "--device", "cuda", "--device-fallback"); !bytes.Equal(got, want) {
+		t.Error("another file where the device fails")
+	}
+
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := gguf.ReadHeader(bytes.NewReader(data), int64(len(data)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	start, err := h.DataOffset()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range h.Tensors {
+		if i.Name == "blk.0.ffn_up.weight" {
+			copy(data[start+i.Offset+34*5:], []byte{0, 0x7c}) // an infinite scale
+		}
+	}
+	if err := os.WriteFile(file, data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	useDevice(t, device)
+	_, _, expected := try(t, "convert", file, "--type", "q4_k", "-o", filepath.Join(dir, "o.gguf"))
+	code, _, got := try(t, "convert", file, "--type", "q4_k", "-o", filepath.Join(dir, "o.gguf"), "--device", "cuda")
+	if code != exitFailed || got != expected || !strings.Contains(got, "blk.0.ffn_up.weight") {
+		t.Errorf("exit %d, %q, want %q", code, got, expected)
 	}
 }
 
