@@ -253,7 +253,7 @@ func (l *loader) stage(p part) (*staged, error) {
 		s.buffer, s.values = b, flat.([]float32)
 		return s, nil
 	}
-	if from := p.weight.Stored; from != nil && from.Type != gguf.F32 && decode.Can(from.Type) {
+	if from := p.weight.Stored; l.device.decodes && from != nil && from.Type != gguf.F32 && decode.Can(from.Type) {
 		row, err := from.Type.RowBytes(int64(p.weight.Cols))
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", p.name, err)
