@@ -113,12 +113,17 @@ func (x *accelerated) Encode(dst []byte, t, stored gguf.Type, rows []byte, cols 
 		}
 		x.mu.Unlock()
 	}
+	encodeByProcessor(dst, t, stored, rows, cols, importance)
+	return nil
+}
+
+// encodeByProcessor does what an encoder on a device does by package quantize.
+func encodeByProcessor(dst []byte, t, stored gguf.Type, rows []byte, cols int, importance []float32) {
 	read, _ := quantize.Lookup(stored)
 	write, _ := quantize.Lookup(t)
 	values := make([]float32, int64(len(rows))/stored.BlockBytes()*stored.BlockElements())
 	read.Decode(values, rows)
 	write.Encode(dst, values, cols, importance)
-	return nil
 }
 
 func (x *accelerated) close() {

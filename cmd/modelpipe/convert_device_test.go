@@ -9,10 +9,10 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/modelpipe/modelpipe/gguf"
 	"github.com/modelpipe/modelpipe/ops/encode"
-	"github.com/modelpipe/modelpipe/quantize"
 )
 
 // A fakeDevice encodes as package quantize does, and fails from a call on.
@@ -21,6 +21,7 @@ type fakeDevice struct {
 	fails error
 	after int64 // calls that succeed; less than 0: all
 	calls atomic.Int64
+	meet  func()        // in each call that succeeds; nil: nothing
 	open  *atomic.Int64 // devices that are not closed
 }
 
@@ -39,11 +40,10 @@ func (f *fakeDevice) Encode(dst []byte, t, stored gguf.Type, rows []byte, cols i
 	if n := f.calls.Add(1); f.after >= 0 && n > f.after {
 		return f.fails
 	}
-	read, _ := quantize.Lookup(stored)
-	write, _ := quantize.Lookup(t)
-	x := make([]float32, int64(len(rows))/stored.BlockBytes()*stored.BlockElements())
-	read.Decode(x, rows)
-	write.Encode(dst, x, cols, importance)
+	if f.meet != nil {
+		f.meet()
+	}
+	encodeByProcessor(dst, t, stored, rows, cols, importance)
 	return nil
 }
 
@@ -66,8 +66,8 @@ func useDevice(t *testing.T, f *fakeDevice) {
 
 // Device failures as XLA words them.
 var (
-	outOfMemory = errors.New("encode Q4_K on xla: PJRT error (code=8): RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1073741824 bytes")
-	deviceLost  = errors.New("encode Q4_K on xla: PJRT error (code=13): INTERNAL: CUDA_ERROR_ILLEGAL_ADDRESS: the device was lost")
+	errOutOfMemory = errors.New("encode Q4_K on xla: PJRT error (code=8): RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1073741824 bytes")
+	errDeviceLost  = errors.New("encode Q4_K on xla: PJRT error (code=13): INTERNAL: CUDA_ERROR_ILLEGAL_ADDRESS: the device was lost")
 )
 
 // TestDeviceFails ends a conversion of which the device fails in the middle with
@@ -75,7 +75,7 @@ var (
 func TestDeviceFails(t *testing.T) {
 	dir := makeModel(t, 2)
 	_, want := converted(t, dir, "--type", "q4_k")
-	for _, fails := range []error{outOfMemory, deviceLost} {
+	for _, fails := range []error{errOutOfMemory, errDeviceLost} {
 		t.Run(fails.Error(), func(t *testing.T) {
 			out := filepath.Join(t.TempDir(), "o.gguf")
 			broken := &fakeDevice{name: "cuda", fails: fails, after: 100}
@@ -118,7 +118,7 @@ func TestDeviceFails(t *testing.T) {
 func TestDeviceFallback(t *testing.T) {
 	dir := makeModel(t, 2)
 	_, want := converted(t, dir, "--type", "q4_k")
-	for _, fails := range []error{outOfMemory, deviceLost} {
+	for _, fails := range []error{errOutOfMemory, errDeviceLost} {
 		t.Run(fails.Error(), func(t *testing.T) {
 			out := filepath.Join(t.TempDir(), "o.gguf")
 			useDevice(t, &fakeDevice{name: "cuda", fails: fails, after: 20})
@@ -143,6 +143,27 @@ func TestDeviceFallback(t *testing.T) {
 	}
 }
 
+// TestDeviceOverlaps has more calls under way than there are threads, so that
+// the device is not idle while rows are read and written.
+func TestDeviceOverlaps(t *testing.T) {
+	dir := makeModel(t, 1)
+	device := &fakeDevice{name: "cuda", after: -1}
+	var inside atomic.Int64
+	together := make(chan struct{})
+	device.meet = func() {
+		if inside.Add(1) == int64(device.Calls()+1) {
+			close(together)
+		}
+		select {
+		case <-together:
+		case <-time.After(30 * time.Second):
+			t.Errorf("%d calls are under way", inside.Load())
+		}
+	}
+	useDevice(t, device)
+	converted(t, dir, "--type", "q4_k", "--device", "cuda", "--threads", "1")
+}
+
 // TestDeviceRequantizes gives a device the stored blocks of a GGUF file, and
 // refuses weights in them that are not finite.
 func TestDeviceRequantizes(t *testing.T) {
@@ -160,7 +181,7 @@ func TestDeviceRequantizes(t *testing.T) {
 	if device.calls.Load() == 0 {
 		t.Error("the device was not used")
 	}
-	useDevice(t, &fakeDevice{name: "cuda", fails: deviceLost, after: 2})
+	useDevice(t, &fakeDevice{name: "cuda", fails: errDeviceLost, after: 2})
 	if _, got := converted(t, file, "--type", "q4_k", "--device", "cuda", "--device-fallback"); !bytes.Equal(got, want) {
 		t.Error("another file where the device fails")
 	}

@@ -11,6 +11,7 @@
 package decode
 
 import (
+	"maps"
 	"slices"
 
 	. "github.com/gomlx/gomlx/core/graph"
@@ -25,14 +26,7 @@ var decoders = map[gguf.Type]func(b *Node) *Node{}
 func register(t gguf.Type, build func(b *Node) *Node) { decoders[t] = build }
 
 // Types returns the types that can be decoded, in the order of their ids.
-func Types() []gguf.Type {
-	var types []gguf.Type
-	for t := range decoders {
-		types = append(types, t)
-	}
-	slices.Sort(types)
-	return types
-}
+func Types() []gguf.Type { return slices.Sorted(maps.Keys(decoders)) }
 
 // Can reports whether a type has a graph.
 func Can(t gguf.Type) bool { return decoders[t] != nil }

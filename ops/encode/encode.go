@@ -10,6 +10,7 @@ package encode
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"sync"
@@ -27,14 +28,7 @@ import (
 )
 
 // Types returns the types that can be encoded, in the order of their ids.
-func Types() []gguf.Type {
-	var types []gguf.Type
-	for t := range encoders {
-		types = append(types, t)
-	}
-	slices.Sort(types)
-	return types
-}
+func Types() []gguf.Type { return slices.Sorted(maps.Keys(encoders)) }
 
 // rows are whole rows of weights as a source stores them, cols to a row.
 type rows struct {
