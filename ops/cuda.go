@@ -100,11 +100,6 @@ func pythonFolders() []string {
 	return folders
 }
 
-// exactDivision makes XLA divide as IEEE 754 does. Its default on NVIDIA's
-// processors (div.full.f32) errs by up to two units in the last place, which
-// the encoders would show.
-const exactDivision = "--xla_backend_extra_options=-nvptx-prec-divf32=2"
-
 // prepare sets what the plugin and its loader read from the environment, but
 // for what the user has set. The libraries are found by the plugin itself,
 // which looks beside it, in ../../nvidia (its RPATH); the driver's libcuda.so.1
@@ -117,21 +112,11 @@ func (c CUDA) prepare() error {
 			return fmt.Errorf("set %s: %w", checks, err)
 		}
 	}
-	before := os.Getenv(flags)
-	value := before
-	add := func(flag string) {
-		if name, _, _ := strings.Cut(flag, "="); !strings.Contains(value, name) {
-			value = strings.TrimSpace(value + " " + flag)
-		}
-	}
-	if c.Toolkit != "" {
-		add("--xla_gpu_cuda_data_dir=" + c.Toolkit)
-	}
-	add(exactDivision)
-	if value == before {
+	value := os.Getenv(flags)
+	if c.Toolkit == "" || strings.Contains(value, "--xla_gpu_cuda_data_dir") {
 		return nil
 	}
-	if err := os.Setenv(flags, value); err != nil {
+	if err := os.Setenv(flags, strings.TrimSpace(value+" --xla_gpu_cuda_data_dir="+c.Toolkit)); err != nil {
 		return fmt.Errorf("set %s: %w", flags, err)
 	}
 	return nil
