@@ -313,8 +313,10 @@ func (r *Refresher) execute(ctx context.Context, s *Summary, p *plan, x Executor
 				return err
 			}
 		}
-		if t.Kind == KindMake && result.State != StateFailed {
-			return w.Forget(t) // it is remembered
+		if t.Kind == KindMake && result.State != StateFailed { // it is remembered
+			if err := w.Forget(t); err != nil {
+				r.Log.Warn("what is done could not be taken from the work directory", "error", err)
+			}
 		}
 		return nil
 	})

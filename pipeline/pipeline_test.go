@@ -837,3 +837,26 @@ func TestInterrupted(t *testing.T) {
 	}
 	s.refresh(OutcomeDone)
 }
+
+// TestSameSource makes models of one source apart, and measures what they share
+// once.
+func TestSameSource(t *testing.T) {
+	s := newScene(t)
+	s.model("a", 1)
+	s.write("text.txt", strings.Repeat("Once upon a time there was a little girl. ", 40))
+	const variant = "name = \"Q4_0\"\nimatrix = \"auto\""
+	s.write("catalog.toml", entry("a", "a", "", variant)+entry("b", "a", "", variant))
+	sum := s.refresh(OutcomeDone, func(r *Refresher) { r.Calibrate, r.Jobs = s.path("text.txt"), 2 })
+	steps := []string{}
+	for _, p := range sum.Plan {
+		steps = append(steps, p.Model+" "+p.Step)
+	}
+	if want := []string{"a calibrate", "a make", "a release", "b make", "b release"}; !slices.Equal(steps, want) || sum.Made != 2 {
+		t.Errorf("planned %q, made %d", steps, sum.Made)
+	}
+	if a, b := s.record("a", "Q4_0"), s.record("b", "Q4_0"); a.Variant.ID != b.Variant.ID {
+		t.Errorf("%s and %s", a.Variant.ID, b.Variant.ID)
+	}
+	s.released("a", "1 active blue")
+	s.released("b", "1 active blue")
+}
