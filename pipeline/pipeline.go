@@ -382,6 +382,8 @@ func (r *Refresher) publish(ctx context.Context, s *Summary, d *desired, p *plan
 			return fmt.Errorf("sign: %w", err)
 		}
 		s.Signed = signed.Written
+	} else if err := s.unsigned(ctx, b, store); err != nil {
+		return err
 	}
 	if err := r.write(ctx, b, store); err != nil {
 		return err

@@ -860,3 +860,77 @@ func TestSameSource(t *testing.T) {
 	s.released("a", "1 active blue")
 	s.released("b", "1 active blue")
 }
+
+// TestClears takes away what killed runs have left, and nothing that has its
+// name: what the catalog offers and may go back to stays, whole.
+func TestClears(t *testing.T) {
+	s := newScene(t)
+	s.write("catalog.toml", entry("a", "a", "", f32)+entry("b", "b", "", f32))
+	s.model("b", 9)
+	for seed := range uint64(3) {
+		s.model("a", seed)
+		s.refresh(OutcomeDone)
+	}
+	before := s.objects()
+	record := s.record("a", "F32")
+	dir := catalog.VariantDir("a", record.Variant.ID)
+	plant := func(name string, age time.Duration) string {
+		s.write("store/"+name, "unfinished")
+		at := time.Now().Add(-age)
+		if err := os.Chtimes(s.path("store/"+name), at, at); err != nil {
+			t.Fatal(err)
+		}
+		return s.path("store/" + name)
+	}
+	gone := []string{
+		plant(dir+"/"+record.Variant.Files[0].Path+".partial", 0),
+		plant("objects/00/00.json.put.partial", 0),
+		plant("models/a/f32-000000000000/a-F32.gguf.partial", 25*time.Hour),
+	}
+	kept := []string{
+		plant("models/a/f32-111111111111/a-F32.gguf.partial", time.Hour), // somebody may go on with it
+		plant("elsewhere/x.gguf.partial", 25*time.Hour),                  // is not ours
+	}
+	stale := filepath.Join("work", "make", strings.Repeat("0", 64), "x.gguf")
+	s.write(stale, "of what nobody asks for")
+	s.write("work/given/old.txt", "of a text that is not given any more")
+	s.refresh(OutcomeDone)
+	for _, name := range append(gone, s.path(stale), s.path("work/given/old.txt")) {
+		if _, err := os.Stat(name); err == nil {
+			t.Errorf("%s is left", name)
+		}
+	}
+	for _, name := range kept {
+		if _, err := os.Stat(name); err != nil {
+			t.Error(err)
+		}
+	}
+	if after := s.objects(); !slices.Equal(before, after) {
+		t.Errorf("has %q, had %q", after, before)
+	}
+	live, err := catalog.Live(t.Context(), s.store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range live {
+		if !strings.HasSuffix(name, "/") || name == "metadata/" {
+			continue
+		}
+		if !slices.ContainsFunc(before, func(o string) bool { return strings.HasPrefix(o, name) }) {
+			t.Errorf("nothing is left of %s", name)
+		}
+	}
+}
+
+// objects are the names of a store's objects.
+func (s *scene) objects() []string {
+	s.Helper()
+	var out []string
+	for e, err := range s.store.List(s.Context(), "") {
+		if err != nil {
+			s.Fatal(err)
+		}
+		out = append(out, e.Name)
+	}
+	return out
+}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/modelpipe/modelpipe/catalog"
 	"github.com/modelpipe/modelpipe/catalog/trust"
+	"github.com/modelpipe/modelpipe/publish"
 )
 
 // SummarySchema names the form of a summary.
@@ -177,6 +178,21 @@ func (s *Summary) finish(err error) {
 	default:
 		s.Outcome = OutcomeDone
 	}
+}
+
+// unsigned notes that a catalog was changed and not signed in a store that is.
+func (s *Summary) unsigned(ctx context.Context, b *catalog.BuildResult, store publish.Store) error {
+	if !slices.ContainsFunc(b.Channels, func(c catalog.ChannelResult) bool { return c.Changed }) {
+		return nil
+	}
+	for _, err := range store.List(ctx, "metadata/") {
+		if err != nil {
+			return err
+		}
+		s.Notes = append(s.Notes, "the catalog has changed and was not signed: nodes see what was signed before, until catalog sign, or a refresh with --trust")
+		break
+	}
+	return nil
 }
 
 // Named lists the models of a state with why, for a message.
