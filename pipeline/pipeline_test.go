@@ -815,6 +815,27 @@ func TestTwoWorkDirectories(t *testing.T) {
 	}
 	unlock()
 	s.refresh(OutcomeDone)
+	// The directory stays the same one, and a copy is another.
+	identity := func(dir string) string {
+		t.Helper()
+		r := s.refresher()
+		r.Work = dir
+		unlock, err := r.lockWork()
+		if err != nil {
+			t.Fatal(err)
+		}
+		unlock()
+		return r.work
+	}
+	if err := os.CopyFS(s.path("copy"), os.DirFS(s.path("work"))); err != nil {
+		t.Fatal(err)
+	}
+	if identity(s.path("work")) != identity(s.path("work")) {
+		t.Error("the directory is not the same any more")
+	}
+	if identity(s.path("work")) == identity(s.path("copy")) {
+		t.Error("a copy counts as the same directory")
+	}
 }
 
 // TestInterrupted says that an interrupted run is worth another one.

@@ -335,9 +335,9 @@ type rates struct {
 	Calibrate float64 `json:"calibrate"` // so, of calibrations
 }
 
-// What docs/benchmarks.md measures, rounded down: bytes per second from the Hub
-// and into a store, of output that is encoded, and operations per second of one
-// processor in products of matrices.
+// What is assumed before anything was measured, less than docs/benchmarks.md
+// has: bytes per second from the Hub and into a store, of output that is encoded,
+// and operations per second of one processor in products of matrices.
 const (
 	rateNetwork = 50e6
 	rateEncode  = 100e6

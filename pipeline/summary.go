@@ -254,6 +254,6 @@ func (s *Summary) WritePlan(w io.Writer) error {
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", p.Model, p.Variant, p.Step, figures, p.Why)
 		read, write, total = read+p.Read, write+p.Write, total+p.Minutes
 	}
-	fmt.Fprintf(t, "\t\ttotal\t%d\t%d\t%.2f\t\n", read, write, total)
+	fmt.Fprintf(t, "\t\ttotal\t%d\t%d\t%.2f\n", read, write, total)
 	return t.Flush()
 }
