@@ -9,6 +9,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/modelpipe/modelpipe/catalog"
 	"github.com/modelpipe/modelpipe/publish"
@@ -53,6 +54,7 @@ type stateDocument struct {
 type modelState struct {
 	doc     stateDocument
 	version publish.Version // of the document
+	data    string          // of the document
 	ledger  *catalog.Ledger // nil where there are no releases
 	records map[string]bool // by ID of a variant
 	err     error           // why it cannot be read
@@ -96,12 +98,19 @@ func readActual(ctx context.Context, s publish.Store, models []*wantedModel) (*a
 		}
 		states[e.Name] = true
 	}
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, lookers)
 	for slug, m := range a.models {
-		if err := m.read(ctx, s, slug, ledgers[slug], states[stateName(slug)]); err != nil {
-			if ctx.Err() != nil || errors.Is(err, publish.ErrUnavailable) || errors.Is(err, publish.ErrRefused) {
-				return nil, err
-			}
-			m.err = err // of this model alone
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			m.err = m.read(ctx, s, slug, ledgers[slug], states[stateName(slug)])
+		})
+	}
+	wg.Wait()
+	for _, m := range a.models { // another error is of the model alone
+		if m.err != nil && (ctx.Err() != nil || errors.Is(m.err, publish.ErrUnavailable) || errors.Is(m.err, publish.ErrRefused)) {
+			return nil, m.err
 		}
 	}
 	return a, nil
@@ -128,7 +137,7 @@ func (m *modelState) read(ctx context.Context, s publish.Store, slug string, led
 	if err := json.Unmarshal(data, &doc); err != nil || doc.Version != 1 || doc.Model != slug || doc.Outcomes == nil {
 		return fmt.Errorf("%s: is not what a refresh has written: remove it, and everything is made again", stateName(slug))
 	}
-	m.doc, m.version = doc, version
+	m.doc, m.version, m.data = doc, version, string(data)
 	return nil
 }
 
@@ -168,16 +177,13 @@ func (m *modelState) save(ctx context.Context, s publish.Store, wanted []string)
 		return err
 	}
 	data = append(data, '\n')
-	if m.version != publish.Absent {
-		old, version, err := s.Get(ctx, stateName(m.doc.Model), maxState)
-		if err == nil && version == m.version && string(old) == string(data) {
-			return nil
-		}
+	if string(data) == m.data {
+		return nil
 	}
 	version, err := s.Put(ctx, stateName(m.doc.Model), data, m.version)
 	if err != nil {
 		return err
 	}
-	m.version = version
+	m.version, m.data = version, string(data)
 	return nil
 }

@@ -177,6 +177,7 @@ func TestIdentity(t *testing.T) {
 	seen := map[string]int{base.ID(): -1}
 	for i, change := range []func(*Inputs){
 		func(in *Inputs) { in.Makes++ }, func(in *Inputs) { in.Tool = "v2" }, func(in *Inputs) { in.Source = "x" },
+		func(in *Inputs) { in.Model = "other" },
 		func(in *Inputs) { in.Commit = "d" }, func(in *Inputs) { in.Variant = "F16" }, func(in *Inputs) { in.Recipe = "s" },
 		func(in *Inputs) { in.Imatrix = "auto:1" }, func(in *Inputs) { in.Gates.MaxKLD = &b }, func(in *Inputs) { in.Gates.MaxKLD = nil },
 		func(in *Inputs) { in.Gates.MinTop1 = &a }, func(in *Inputs) { in.Gates.MaxPPL = &a }, func(in *Inputs) { in.Gates.MaxSize = 1 },

@@ -197,8 +197,10 @@ func (r *Refresher) run(ctx context.Context, s *Summary) (err error) {
 // holder is who has the lease, for people.
 func (r *Refresher) holder() string { return fmt.Sprintf("%s, process %d", r.Actor, os.Getpid()) }
 
-// lockWork makes the work directory and takes its lock. Its identity is kept in
-// it, and tells it from others of the same path on other machines.
+// lockWork makes the work directory and takes its lock. Its identity tells it
+// from others of the same path on other machines, and from its own copies, which
+// have a lock of their own: it is of a random text in the directory and of the
+// file that is locked, which is never written to.
 func (r *Refresher) lockWork() (unlock func(), err error) {
 	if err := os.MkdirAll(r.Work, 0o777); err != nil {
 		return nil, fmt.Errorf("work directory: %w", err)
@@ -215,17 +217,26 @@ func (r *Refresher) lockWork() (unlock func(), err error) {
 		return nil, fmt.Errorf("work directory %s: %w", r.Work, err)
 	}
 	unlock = func() { filelock.Release(f) }
+	defer func() {
+		if err != nil {
+			unlock()
+			err = fmt.Errorf("work directory: %w", err)
+		}
+	}()
+	this, err := instance(f)
+	if err != nil {
+		return nil, err
+	}
 	name := filepath.Join(r.Work, "identity")
 	const most = 100
-	if data, err := os.ReadFile(name); err == nil && len(data) > 0 && len(data) < most {
-		r.work = strings.TrimSpace(string(data))
-		return unlock, nil
+	text, err := os.ReadFile(name)
+	if err != nil || len(text) == 0 || len(text) > most {
+		text = []byte(newToken() + "\n")
+		if err := writeFile(name, text); err != nil {
+			return nil, err
+		}
 	}
-	r.work = newToken()
-	if err := writeFile(name, []byte(r.work+"\n")); err != nil {
-		unlock()
-		return nil, fmt.Errorf("work directory: %w", err)
-	}
+	r.work = digestJSON([]string{string(text), this})
 	return unlock, nil
 }
 
@@ -313,8 +324,10 @@ func (r *Refresher) execute(ctx context.Context, s *Summary, p *plan, x Executor
 				return err
 			}
 		}
-		if t.Kind == KindMake && result.State != StateFailed {
-			return w.Forget(t) // it is remembered
+		if t.Kind == KindMake && result.State != StateFailed { // it is remembered
+			if err := w.Forget(t); err != nil {
+				r.Log.Warn("what is done could not be taken from the work directory", "error", err)
+			}
 		}
 		return nil
 	})
@@ -380,6 +393,8 @@ func (r *Refresher) publish(ctx context.Context, s *Summary, d *desired, p *plan
 			return fmt.Errorf("sign: %w", err)
 		}
 		s.Signed = signed.Written
+	} else if err := s.unsigned(ctx, b, store); err != nil {
+		return err
 	}
 	if err := r.write(ctx, b, store); err != nil {
 		return err

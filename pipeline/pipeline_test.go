@@ -815,6 +815,27 @@ func TestTwoWorkDirectories(t *testing.T) {
 	}
 	unlock()
 	s.refresh(OutcomeDone)
+	// The directory stays the same one, and a copy is another.
+	identity := func(dir string) string {
+		t.Helper()
+		r := s.refresher()
+		r.Work = dir
+		unlock, err := r.lockWork()
+		if err != nil {
+			t.Fatal(err)
+		}
+		unlock()
+		return r.work
+	}
+	if err := os.CopyFS(s.path("copy"), os.DirFS(s.path("work"))); err != nil {
+		t.Fatal(err)
+	}
+	if identity(s.path("work")) != identity(s.path("work")) {
+		t.Error("the directory is not the same any more")
+	}
+	if identity(s.path("work")) == identity(s.path("copy")) {
+		t.Error("a copy counts as the same directory")
+	}
 }
 
 // TestInterrupted says that an interrupted run is worth another one.
@@ -836,4 +857,101 @@ func TestInterrupted(t *testing.T) {
 		t.Errorf("the lease was not given back: %+v, %v", d, err)
 	}
 	s.refresh(OutcomeDone)
+}
+
+// TestSameSource makes models of one source apart, and measures what they share
+// once.
+func TestSameSource(t *testing.T) {
+	s := newScene(t)
+	s.model("a", 1)
+	s.write("text.txt", strings.Repeat("Once upon a time there was a little girl. ", 40))
+	const variant = "name = \"Q4_0\"\nimatrix = \"auto\""
+	s.write("catalog.toml", entry("a", "a", "", variant)+entry("b", "a", "", variant))
+	sum := s.refresh(OutcomeDone, func(r *Refresher) { r.Calibrate, r.Jobs = s.path("text.txt"), 2 })
+	steps := []string{}
+	for _, p := range sum.Plan {
+		steps = append(steps, p.Model+" "+p.Step)
+	}
+	if want := []string{"a calibrate", "a make", "a release", "b make", "b release"}; !slices.Equal(steps, want) || sum.Made != 2 {
+		t.Errorf("planned %q, made %d", steps, sum.Made)
+	}
+	if a, b := s.record("a", "Q4_0"), s.record("b", "Q4_0"); a.Variant.ID != b.Variant.ID {
+		t.Errorf("%s and %s", a.Variant.ID, b.Variant.ID)
+	}
+	s.released("a", "1 active blue")
+	s.released("b", "1 active blue")
+}
+
+// TestClears takes away what killed runs have left, and nothing that has its
+// name: what the catalog offers and may go back to stays, whole.
+func TestClears(t *testing.T) {
+	s := newScene(t)
+	s.write("catalog.toml", entry("a", "a", "", f32)+entry("b", "b", "", f32))
+	s.model("b", 9)
+	for seed := range uint64(3) {
+		s.model("a", seed)
+		s.refresh(OutcomeDone)
+	}
+	before := s.objects()
+	record := s.record("a", "F32")
+	dir := catalog.VariantDir("a", record.Variant.ID)
+	plant := func(name string, age time.Duration) string {
+		s.write("store/"+name, "unfinished")
+		at := time.Now().Add(-age)
+		if err := os.Chtimes(s.path("store/"+name), at, at); err != nil {
+			t.Fatal(err)
+		}
+		return s.path("store/" + name)
+	}
+	gone := []string{
+		plant(dir+"/"+record.Variant.Files[0].Path+".partial", 0),
+		plant("objects/00/00.json.put.partial", 0),
+		plant("models/a/f32-000000000000/a-F32.gguf.partial", 25*time.Hour),
+	}
+	kept := []string{
+		plant("models/a/f32-111111111111/a-F32.gguf.partial", time.Hour), // somebody may go on with it
+		plant("elsewhere/x.gguf.partial", 25*time.Hour),                  // is not ours
+	}
+	stale := filepath.Join("work", "make", strings.Repeat("0", 64), "x.gguf")
+	s.write(stale, "of what nobody asks for")
+	s.write("work/given/old.txt", "of a text that is not given any more")
+	s.refresh(OutcomeDone)
+	for _, name := range append(gone, s.path(stale), s.path("work/given/old.txt")) {
+		if _, err := os.Stat(name); err == nil {
+			t.Errorf("%s is left", name)
+		}
+	}
+	for _, name := range kept {
+		if _, err := os.Stat(name); err != nil {
+			t.Error(err)
+		}
+	}
+	if after := s.objects(); !slices.Equal(before, after) {
+		t.Errorf("has %q, had %q", after, before)
+	}
+	live, err := catalog.Live(t.Context(), s.store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range live {
+		if !strings.HasSuffix(name, "/") || name == "metadata/" {
+			continue
+		}
+		if !slices.ContainsFunc(before, func(o string) bool { return strings.HasPrefix(o, name) }) {
+			t.Errorf("nothing is left of %s", name)
+		}
+	}
+}
+
+// objects are the names of a store's objects.
+func (s *scene) objects() []string {
+	s.Helper()
+	var out []string
+	for e, err := range s.store.List(s.Context(), "") {
+		if err != nil {
+			s.Fatal(err)
+		}
+		out = append(out, e.Name)
+	}
+	return out
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"sync"
 
 	"github.com/modelpipe/modelpipe/catalog"
 	"github.com/modelpipe/modelpipe/convert"
@@ -65,7 +66,7 @@ type plan struct {
 // inputs is what decides about a variant.
 func (r *Refresher) inputs(m *wantedModel, v *wantedVariant) Inputs {
 	in := Inputs{
-		Makes: makes, Source: m.sourceName(), Commit: m.upstream.commit, Variant: v.Name,
+		Makes: makes, Model: m.Slug, Source: m.sourceName(), Commit: m.upstream.commit, Variant: v.Name,
 		Recipe: v.recipeDigest, Imatrix: v.imatrix, Gates: v.gates,
 	}
 	if v.imatrix == imatrixAuto {
@@ -104,19 +105,53 @@ func (r *Refresher) missing(m *wantedModel, have *actual) []int {
 // plan compares what should be with what is.
 func (r *Refresher) plan(ctx context.Context, d *desired, have *actual) (*plan, error) {
 	p := &plan{}
-	for _, m := range d.models {
-		if err := ctx.Err(); err != nil {
-			return nil, context.Cause(ctx)
-		}
+	parts := make([]plan, len(d.models))
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, lookers)
+	for i, m := range d.models {
 		run := &modelRun{wantedModel: m, state: have.models[m.Slug], failed: map[string]Result{}}
 		p.runs = append(p.runs, run)
 		if run.problem = cmp.Or(run.state.err, m.upstream.err); run.problem != nil {
-			p.add(run, "", StepFailed, oneLine(run.problem))
+			parts[i].add(run, "", StepFailed, oneLine(run.problem))
 			continue
 		}
-		r.planModel(ctx, p, run)
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			r.planModel(ctx, &parts[i], run)
+		})
+	}
+	wg.Wait()
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	for i := range parts {
+		p.append(&parts[i])
 	}
 	return p, nil
+}
+
+// append adds the plan of a model. What a model before it measures already is
+// not measured again.
+func (p *plan) append(part *plan) {
+	known := map[string]bool{}
+	for _, t := range p.tasks {
+		known[t.ID] = true
+	}
+	again := false
+	for _, t := range part.tasks {
+		if known[t.ID] {
+			again = true
+			continue
+		}
+		p.tasks = append(p.tasks, t)
+	}
+	for _, s := range part.steps {
+		if again && s.Step == StepCalibrate {
+			continue
+		}
+		p.steps = append(p.steps, s)
+	}
 }
 
 func (p *plan) add(m *modelRun, variant, step, why string) {
@@ -124,10 +159,9 @@ func (p *plan) add(m *modelRun, variant, step, why string) {
 }
 
 // planModel finds what is missing of a model whose source could be looked at.
+// It is called for several models at once.
 func (r *Refresher) planModel(ctx context.Context, p *plan, m *modelRun) {
-	run := len(p.tasks)
-	first := len(p.steps)
-	defer func() { m.estimates = p.steps[first:] }()
+	defer func() { m.estimates = p.steps }()
 	for i := range m.variants {
 		in := r.inputs(m.wantedModel, &m.variants[i])
 		o, ok := m.state.have(in.ID())
@@ -153,7 +187,7 @@ func (r *Refresher) planModel(ctx context.Context, p *plan, m *modelRun) {
 			r.planMake(ctx, p, m, i)
 		}
 	}
-	if why := m.unreleased(len(p.tasks) > run); why != "" {
+	if why := m.unreleased(len(p.tasks) > 0); why != "" {
 		p.add(m, "", StepRelease, why)
 	}
 }
@@ -301,9 +335,9 @@ type rates struct {
 	Calibrate float64 `json:"calibrate"` // so, of calibrations
 }
 
-// What docs/benchmarks.md measures, rounded down: bytes per second from the Hub
-// and into a store, of output that is encoded, and operations per second of one
-// processor in products of matrices.
+// What is assumed before anything was measured, less than docs/benchmarks.md
+// has: bytes per second from the Hub and into a store, of output that is encoded,
+// and operations per second of one processor in products of matrices.
 const (
 	rateNetwork = 50e6
 	rateEncode  = 100e6

@@ -23,7 +23,7 @@ type ReleaseSummary struct {
 // checkLicense refuses a source whose license is another than when it was last
 // released, unless the curation file names the new one.
 func (m *modelRun) checkLicense() {
-	now := licenseName(m.upstream.license)
+	now := m.upstream.license.SPDX
 	before := m.state.doc.License
 	switch {
 	case now == "" || now == m.License.SPDX:
@@ -34,11 +34,8 @@ func (m *modelRun) checkLicense() {
 	}
 }
 
-// licenseName is what a card calls its license.
-func licenseName(l catalog.License) string { return l.SPDX }
-
-// wanted are the IDs of the variants of the release that should be, none where
-// one of them is missing.
+// wantedRelease are the IDs of the variants of the release that should be, none
+// where one of them is missing.
 func (m *modelRun) wantedRelease() []string {
 	var ids []string
 	for _, o := range m.made {
@@ -50,8 +47,8 @@ func (m *modelRun) wantedRelease() []string {
 	return ids
 }
 
-// unreleased says why a release is to be made, where making says that variants
-// are going to be made.
+// unreleased says why a release is to be made, and is empty where none is.
+// making says that variants are going to be made.
 func (m *modelRun) unreleased(making bool) string {
 	refused := slices.ContainsFunc(m.made, func(o outcome) bool { return o.State == StateRefused })
 	if refused || len(m.failed) > 0 {
@@ -180,7 +177,7 @@ func (m *modelRun) remember(ctx context.Context, s publish.Store) error {
 	} else {
 		doc.Pin = nil
 	}
-	if name := licenseName(m.upstream.license); name != "" && m.refused == "" && m.wantedRelease() != nil {
+	if name := m.upstream.license.SPDX; name != "" && m.refused == "" && m.wantedRelease() != nil {
 		doc.License = name
 	}
 	return m.state.save(ctx, s, m.ids)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/modelpipe/modelpipe/catalog"
 	"github.com/modelpipe/modelpipe/catalog/trust"
+	"github.com/modelpipe/modelpipe/publish"
 )
 
 // SummarySchema names the form of a summary.
@@ -179,6 +180,21 @@ func (s *Summary) finish(err error) {
 	}
 }
 
+// unsigned notes that a catalog was changed and not signed in a store that is.
+func (s *Summary) unsigned(ctx context.Context, b *catalog.BuildResult, store publish.Store) error {
+	if !slices.ContainsFunc(b.Channels, func(c catalog.ChannelResult) bool { return c.Changed }) {
+		return nil
+	}
+	for _, err := range store.List(ctx, "metadata/") {
+		if err != nil {
+			return err
+		}
+		s.Notes = append(s.Notes, "the catalog has changed and was not signed: nodes see what was signed before, until catalog sign, or a refresh with --trust")
+		break
+	}
+	return nil
+}
+
 // Named lists the models of a state with why, for a message.
 func (s *Summary) Named(state string) string {
 	var out []string
@@ -238,6 +254,6 @@ func (s *Summary) WritePlan(w io.Writer) error {
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", p.Model, p.Variant, p.Step, figures, p.Why)
 		read, write, total = read+p.Read, write+p.Write, total+p.Minutes
 	}
-	fmt.Fprintf(t, "\t\ttotal\t%d\t%d\t%.2f\t\n", read, write, total)
+	fmt.Fprintf(t, "\t\ttotal\t%d\t%d\t%.2f\n", read, write, total)
 	return t.Flush()
 }

@@ -24,6 +24,7 @@ const makes = 1
 type Inputs struct {
 	Makes   int            `json:"makes"`
 	Tool    string         `json:"tool,omitempty"` // version, where each one makes anew
+	Model   string         `json:"model"`          // slug
 	Source  string         `json:"source"`         // hf://org/name, or the name of a folder
 	Commit  string         `json:"commit"`         // of the repository, or the digest of the folder
 	Variant string         `json:"variant"`        // name in the curation file

@@ -55,7 +55,7 @@ func (v *Variant) Put(ctx context.Context, o *catalog.Operator, name string, opt
 		pieces.Files = append(pieces.Files, cut)
 		files = append(files, catalog.File{Path: base, Size: p.Size, SHA256: cut.SHA256, Role: catalog.RoleModel})
 		digest := strings.TrimPrefix(string(cut.SHA256), "sha256:")
-		artifact.Files = append(artifact.Files, publish.File{Name: base, Role: publish.RoleModel, Size: p.Size, Content: f, SHA256: digest, Identity: string(cut.SHA256)})
+		artifact.Files = append(artifact.Files, publish.File{Name: base, Role: publish.RoleModel, Size: p.Size, Content: f, SHA256: digest})
 	}
 	dir := catalog.VariantDir(v.Model, catalog.VariantID(v.Name, files[0].SHA256))
 	record, err := catalog.NewRecord(v.Model, v.Name, v.Preset, g.Header, files, []catalog.Location{{Kind: catalog.KindStore, URI: dir}}, v.From)

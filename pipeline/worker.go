@@ -383,13 +383,8 @@ func (w *Worker) render(ctx context.Context, t *Task, s *Source, p *convert.Plan
 		RenderOptions: convert.RenderOptions{Threads: w.Threads, Imatrix: importance, SourceOrder: s.Snapshot != nil, Progress: progress},
 		Resume:        true,
 		Inputs:        inputs,
-		Verify: func(ctx context.Context) error {
-			if err := touch(p, s.FS); err != nil {
-				return err
-			}
-			return w.finish(ctx, t, s, r)
-		},
-		Keep: unavailable,
+		Verify:        func(ctx context.Context) error { return w.finish(ctx, t, s, r) },
+		Keep:          unavailable,
 	}
 	outputs := []convert.Output{{Path: file, Plan: p}}
 	_, err := convert.WriteFiles(ctx, outputs, s.FS, opts)
@@ -404,27 +399,6 @@ func (w *Worker) render(ctx context.Context, t *Task, s *Source, p *convert.Plan
 	opts.Resume = false
 	_, err = convert.WriteFiles(ctx, outputs, s.FS, opts)
 	return err
-}
-
-// touch reads something of every file that a plan reads: what an interrupted
-// run has read of them is then held to their digests too.
-func touch(p *convert.Plan, fsys fs.FS) error {
-	seen := map[string]bool{}
-	for _, step := range p.Steps {
-		convert.Leaves(step.From, func(l convert.Leaf) { seen[l.File] = true })
-	}
-	for name := range seen {
-		f, err := fsys.Open(name)
-		if err != nil {
-			return err
-		}
-		var b [1]byte
-		_, err = f.Read(b[:])
-		if err = errors.Join(err, f.Close()); err != nil {
-			return fmt.Errorf("read %s: %w", name, err)
-		}
-	}
-	return nil
 }
 
 // watch tells Advance of what is rendered until the function that it returns is

@@ -24,6 +24,7 @@ import (
 
 	"github.com/modelpipe/modelpipe/catalog"
 	"github.com/modelpipe/modelpipe/convert/converttest"
+	"github.com/modelpipe/modelpipe/hub/hubtest"
 	"github.com/modelpipe/modelpipe/pipeline"
 	"github.com/modelpipe/modelpipe/publish"
 	"github.com/modelpipe/modelpipe/publish/publishtest"
@@ -34,6 +35,42 @@ import (
 func TestRefreshKilled(t *testing.T) {
 	c := newCuration(t, 4)
 	c.testKilled(t, folderStore(t), folderStore(t), 5)
+}
+
+// TestRefreshKilledHub kills a refresh while it reads from the Hub.
+func TestRefreshKilledHub(t *testing.T) {
+	server := onHub(t, stories)
+	c := &curationOf{dir: t.TempDir()}
+	write(t, c.path("catalog.toml"), []byte(strings.Replace(fmt.Sprintf(modelTOML, "m"), "sources/m", "hf://org/m", 1)))
+	store := folderStore(t)
+	args := []string{"refresh", "-f", c.path("catalog.toml"), "--store", store.name, "--work", c.path("work"), "--chunks", "1", "--ctx", "64"}
+	server.SetBandwidth(400e3)
+	for range 3 {
+		cmd, out := c.process(t, store, args)
+		before := server.BytesSent(hubtest.CDN)
+		for deadline := time.Now().Add(time.Minute); server.BytesSent(hubtest.CDN) < before+200_000; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("nothing is read: %s", out)
+			}
+		}
+		cmd.Process.Kill()
+		cmd.Wait()
+		if found, err := filepath.Glob(filepath.Join(store.name, "models/m/*/record.json")); err != nil || len(found) > 0 {
+			t.Fatalf("it was done before it was killed: %v, %v", found, err)
+		}
+	}
+	server.SetBandwidth(0)
+	cmd, out := c.process(t, store, args)
+	if err := cmd.Wait(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for _, name := range []string{"Q8_0", "F16", "F32"} {
+		_, want := converted(t, "hf://org/m", "--type", name)
+		files, err := filepath.Glob(filepath.Join(store.name, "models/m/*/m-"+name+".gguf"))
+		if err != nil || len(files) != 1 || !bytes.Equal(read(t, files[0]), want) {
+			t.Errorf("%s: %v, %v: is another file", name, files, err)
+		}
+	}
 }
 
 // TestLargeRefreshKilled does it with 40 models and 30 kills, in a folder.
