@@ -134,8 +134,7 @@ func TestEncoders(t *testing.T) {
 }
 
 // TestEncodersRequantize holds encoding from blocks to decoding and encoding by
-// package quantize, with rows that do not fill a batch. Values on the grid of
-// another type fit several scales equally well more often than others do.
+// package quantize, with rows that do not fill a batch.
 func TestEncodersRequantize(t *testing.T) {
 	const rows, cols = 24, 768
 	x := manyKinds(rows, cols)
@@ -173,8 +172,8 @@ func TestEncodersRequantize(t *testing.T) {
 				a, b := lost(c.to, values, want, cols, importance), lost(c.to, values, got, cols, importance)
 				n := len(want) / size
 				t.Logf("%d of %d blocks equal, error %.6g against %.6g (%+.4f %%)", same, n, b, a, 100*(b/a-1))
-				if float64(same) < 0.95*float64(n) {
-					t.Errorf("%d of %d blocks equal the canonical ones: want 95 %%", same, n)
+				if float64(same) < 0.98*float64(n) {
+					t.Errorf("%d of %d blocks equal the canonical ones: want 98 %%", same, n)
 				}
 				if math.Abs(b-a) > 0.001*a {
 					t.Errorf("weighted error %g: want %g within 0.1 %%", b, a)
