@@ -1,9 +1,11 @@
-# make run    plans, converts, inspects and validates the bundled model
+# make run    plans, converts, inspects and validates the bundled model, refreshes
+#             a catalog of two entries of it in out/store, and syncs a node to it
 # make test   runs every test
 # make ci     what .ci/run does: tests and gates
 GO    ?= go
 BIN   := bin/modelpipe
 MODEL := testdata/stories260K
+CALIBRATION := ops/calibrate/testdata/stories.txt
 
 .PHONY: all build run test test-arm64 test-xla test-large bench quality budget ratios race fuzz lint generate ci clean
 
@@ -20,6 +22,13 @@ run: build
 	$(BIN) convert $(MODEL) -o out/stories260K.gguf
 	$(BIN) inspect out/stories260K.gguf
 	$(BIN) validate out/stories260K.gguf --against $(MODEL) --chunks 2 --report out/stories260K
+	test -f out/keys/stable.pub || $(BIN) catalog keys root online stable -o out/keys
+	cp testdata/trust.toml out/trust.toml
+	$(BIN) refresh -f testdata/catalog.toml --store out/store --work out/work --trust out/trust.toml \
+		--calibrate $(CALIBRATION) --calibrate-chunks 4 --chunks 2 \
+		--export out/exports --site out/site --metrics out/refresh.prom --summary out/refresh.json
+	$(BIN) catalog verify out/store
+	$(BIN) sync --catalog out/store --root out/node
 
 test:
 	$(GO) test ./...

@@ -156,6 +156,22 @@ func Draft(c Card) (*Curated, []string, error) {
 	return m, notes, nil
 }
 
+// CardLicense reads the license that a model card names; its SPDX is empty
+// where the card names none.
+func CardLicense(readme []byte) (License, error) {
+	if len(readme) > maxCardFile {
+		return License{}, fmt.Errorf("README.md: has %d bytes, want at most %d", len(readme), maxCardFile)
+	}
+	fm, _, err := splitCard(readme)
+	if err != nil {
+		return License{}, fmt.Errorf("README.md: %w", err)
+	}
+	if len(fm.License) == 0 || plainText(fm.License[0]) == "" {
+		return License{}, nil
+	}
+	return licenseOf(fm, func(string, ...any) {}), nil
+}
+
 // splitCard parts the front matter from the text.
 func splitCard(readme []byte) (frontMatter, string, error) {
 	var fm frontMatter

@@ -96,6 +96,27 @@ func sameRecord(name string, data []byte, r Record) error {
 	return nil
 }
 
+// Announce makes the ledger of a model that has none, without releases: the
+// catalog then offers nothing of it until Publish. It returns the ledger.
+func (o *Operator) Announce(ctx context.Context, slug string) (*Ledger, error) {
+	if err := publish.CheckName(slug); err != nil {
+		return nil, fmt.Errorf("model: %w", err)
+	}
+	l := NewLedger(slug)
+	data, err := Encode(l)
+	if err != nil {
+		return nil, fmt.Errorf("model %s: %w", slug, err)
+	}
+	_, err = o.Store.Put(ctx, LedgerName(slug), data, publish.Absent)
+	if errors.Is(err, publish.ErrChanged) || errors.Is(err, publish.ErrExists) {
+		return ReadLedger(ctx, o.Store, slug)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("model %s: %w", slug, err)
+	}
+	return l, nil
+}
+
 // Publish makes a release of variants whose records the store has, the
 // default one first. It returns the release, and false where the newest one
 // was the same already.

@@ -404,6 +404,23 @@ func (r *Reader) Parts(ctx context.Context) iter.Seq2[*Catalog, error] {
 	}
 }
 
+// Models yields the models in the order of their parts, one at a time.
+func (r *Reader) Models(ctx context.Context) iter.Seq2[*Model, error] {
+	return func(yield func(*Model, error) bool) {
+		for part, err := range r.Parts(ctx) {
+			if err != nil {
+				yield(nil, fmt.Errorf("channel %s: %w", r.root.Channel, err))
+				return
+			}
+			for i := range part.Models {
+				if !yield(&part.Models[i], nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
 // Catalog returns the whole catalog as one document, ordered by slug. It is an
 // error where it has more than most models.
 func (r *Reader) Catalog(ctx context.Context, most int64) (*Catalog, error) {

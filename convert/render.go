@@ -59,6 +59,9 @@ type Encoder interface {
 	Can(t, stored gguf.Type) bool
 	// Batch is the number of weights that a call should bring.
 	Batch() int64
+	// Calls is the number of calls under way that keep the device busy: some
+	// upload and download while another one's weights are encoded.
+	Calls() int
 	// Encode writes the blocks of whole rows of cols weights, stored as they
 	// are in the source, to dst. importance is as a quantize.Codec has it.
 	Encode(dst []byte, t, stored gguf.Type, rows []byte, cols int, importance []float32) error
@@ -358,7 +361,11 @@ func (r *render) run(ctx context.Context) error {
 	start := time.Now()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	threads := min(r.opts.Threads, max(1, r.chunks.n))
+	threads := r.opts.Threads
+	if e := r.opts.Encoder; e != nil {
+		threads += e.Calls() // these wait for the device and take no processor
+	}
+	threads = min(threads, max(1, r.chunks.n))
 	buffers := threads + max(2, threads/2)
 	r.released = make(chan []byte, buffers)
 	for range buffers {

@@ -33,10 +33,12 @@ type prepared struct {
 	raw        bool // stored blocks are moved
 	turned     bool // a transposition reads across the rows of the source
 	encode     func(dst []byte, src []float32, cols int, importance []float32)
-	device     bool      // the rows are encoded by RenderOptions.Encoder
-	stored     gguf.Type // of the rows that it is given
-	needs      bool      // importance
-	tall       int64     // rows of each of a stack of experts
+	needs      bool  // importance
+	tall       int64 // rows of each of a stack of experts
+
+	device      bool      // the rows are encoded by RenderOptions.Encoder
+	stored      gguf.Type // of the rows that it is given
+	storedBytes int64     // of each
 }
 
 // NewView checks the plan against itself and prepares to render it from the
@@ -59,8 +61,15 @@ func NewView(plan *Plan, src fs.FS, opts RenderOptions) (*View, error) {
 	for _, s := range plan.Steps {
 		p, err := prepare(s)
 		if d := opts.Encoder; err == nil && d != nil && !p.raw {
-			if p.stored, p.device = Native(s.From); p.device {
+			// A source's MXFP4 has a scale that is NaN, which ggml takes for a
+			// number.
+			if p.stored, p.device = Native(s.From); p.device && p.stored != gguf.MXFP4 {
 				p.device = d.Can(s.Type, p.stored)
+			} else {
+				p.device = false
+			}
+			if p.device {
+				p.storedBytes, err = p.stored.RowBytes(p.cols)
 			}
 		}
 		if err == nil && (s.Offset < end || s.Offset > (1<<63-1)-s.Size) {
@@ -261,7 +270,7 @@ func (v *View) region(e *evaluator, s *prepared, r0, r1, c0, c1 int64, dst []byt
 	var buf []float32
 	var stored []byte
 	if s.device {
-		stored = e.raw((r1 - r0) * width * s.stored.BlockBytes())
+		stored = e.raw((r1 - r0) * s.storedBytes)
 		defer e.freeRaw()
 	} else {
 		buf = e.float(min(per, r1-r0) * width)
@@ -287,7 +296,7 @@ func (v *View) region(e *evaluator, s *prepared, r0, r1, c0, c1 int64, dst []byt
 		}
 		out := dst[(r-r0)*rowBytes : (r-r0+n)*rowBytes]
 		if s.device {
-			if err := v.encodeOnDevice(e, s, r, n, out, stored[:n*width*s.stored.BlockBytes()], importance, count); err != nil {
+			if err := v.encodeOnDevice(e, s, r, n, out, stored[:n*s.storedBytes], importance, count); err != nil {
 				return err
 			}
 			r += n
@@ -309,10 +318,14 @@ func (v *View) region(e *evaluator, s *prepared, r0, r1, c0, c1 int64, dst []byt
 // encodeOnDevice reads n rows from row r on as they are stored and has them
 // encoded by RenderOptions.Encoder.
 func (v *View) encodeOnDevice(e *evaluator, s *prepared, r, n int64, out, stored []byte, importance []float32, count func(int64)) error {
-	if err := e.rawTile(s.From, s.stored, r, r+n, 0, s.cols*s.stored.BlockBytes(), stored); err != nil {
+	if err := e.rawTile(s.From, s.stored, r, r+n, 0, s.storedBytes, stored); err != nil {
 		return err
 	}
-	if i := firstNonfinite(s.stored, stored); i >= 0 {
+	if !alone(s.stored) {
+		if err := v.checkStored(e, s, r, n, stored, count); err != nil {
+			return err
+		}
+	} else if i := firstNonfinite(s.stored, stored); i >= 0 {
 		if !v.opts.AllowNonfinite {
 			return nonfinite(s.Step, r+i/s.cols, i%s.cols, decodeOne(s.stored, stored, i))
 		}
@@ -322,6 +335,27 @@ func (v *View) encodeOnDevice(e *evaluator, s *prepared, r, n int64, out, stored
 	}
 	if err := v.opts.Encoder.Encode(out, s.Type, s.stored, stored, int(s.cols), importance); err != nil {
 		return fmt.Errorf("tensor %s, rows %d to %d: %w", s.Name, r, r+n-1, err)
+	}
+	return nil
+}
+
+// checkStored looks for values that are not finite in n stored rows, from row r
+// of the step on, which it decodes for that piece by piece.
+func (v *View) checkStored(e *evaluator, s *prepared, r, n int64, stored []byte, count func(int64)) error {
+	codec, ok := quantize.Lookup(s.stored)
+	if !ok {
+		return fmt.Errorf("tensor %s: there is no decoder for %s", s.Name, s.stored)
+	}
+	per := max(1, pieceElements/s.cols)
+	values := e.float(min(per, n) * s.cols)
+	defer e.freeFloat()
+	for i := int64(0); i < n; i += per {
+		rows := min(per, n-i)
+		piece := values[:rows*s.cols]
+		codec.Decode(piece, stored[i*s.storedBytes:(i+rows)*s.storedBytes])
+		if err := v.checkFinite(s, piece, nil, r+i, 0, s.cols, count); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -16,6 +16,7 @@ type CUDA struct {
 	GPUs      []string // device files
 	Plugin    string   // xla_cuda_plugin.so
 	Libraries string   // the folder of NVIDIA's libraries that are Python packages
+	Toolkit   string   // the folder with nvvm/libdevice, which graphs with exp or tanh are linked with
 	Searched  []string // folders of Python packages
 }
 
@@ -60,9 +61,26 @@ func FindCUDA() CUDA {
 				break
 			}
 		}
+		c.Toolkit = toolkit(filepath.Join(folder, "nvidia"))
 		return c
 	}
 	return c
+}
+
+// toolkit looks for libdevice in NVIDIA's Python packages (nvidia-nvvm of CUDA
+// 13, nvidia-cuda-nvcc of CUDA 12), and in an installed toolkit.
+func toolkit(packages string) string {
+	for _, folder := range []string{
+		filepath.Join(packages, "cu13"), filepath.Join(packages, "cuda_nvcc"), os.Getenv("CUDA_HOME"), "/usr/local/cuda",
+	} {
+		if folder == "" {
+			continue
+		}
+		if found, _ := filepath.Glob(filepath.Join(folder, "nvvm/libdevice/libdevice*.bc")); len(found) > 0 {
+			return folder
+		}
+	}
+	return ""
 }
 
 // pythonFolders asks python3 for the folders of its packages.
@@ -82,23 +100,23 @@ func pythonFolders() []string {
 	return folders
 }
 
-// prepare sets what the plugin and its loader read from the environment.
+// prepare sets what the plugin and its loader read from the environment, but
+// for what the user has set. The libraries are found by the plugin itself,
+// which looks beside it, in ../../nvidia (its RPATH); the driver's libcuda.so.1
+// by the system's loader.
 func (c CUDA) prepare() error {
 	const flags, checks = "XLA_FLAGS", "GOPJRT_CUDA_CHECKS"
-	if c.Libraries == "" {
-		return nil
-	}
 	// The loader looks for the libraries in one place only, and warns.
-	if os.Getenv(checks) == "" {
+	if c.Libraries != "" && os.Getenv(checks) == "" {
 		if err := os.Setenv(checks, "0"); err != nil {
 			return fmt.Errorf("set %s: %w", checks, err)
 		}
 	}
 	value := os.Getenv(flags)
-	if strings.Contains(value, "--xla_gpu_cuda_data_dir") {
+	if c.Toolkit == "" || strings.Contains(value, "--xla_gpu_cuda_data_dir") {
 		return nil
 	}
-	if err := os.Setenv(flags, strings.TrimSpace(value+" --xla_gpu_cuda_data_dir="+c.Libraries)); err != nil {
+	if err := os.Setenv(flags, strings.TrimSpace(value+" --xla_gpu_cuda_data_dir="+c.Toolkit)); err != nil {
 		return fmt.Errorf("set %s: %w", flags, err)
 	}
 	return nil

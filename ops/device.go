@@ -17,6 +17,7 @@ type Device struct {
 	name       string
 	backend    compute.Backend
 	shares     bool // its tensors are in the host's memory, open to us
+	decodes    bool // quantized weights are brought to it as they are stored
 	concurrent int  // graphs that it computes best side by side
 	batch      int  // tokens that suit it
 

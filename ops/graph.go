@@ -41,6 +41,12 @@ func (b *builder) integers(name string, dims ...int) *Node {
 	return Parameter(b.graph, name, shapes.Make(dtypes.Int32, dims...))
 }
 
+// bytes is the next parameter, a tensor of uint8.
+func (b *builder) bytes(name string, dims ...int) *Node {
+	b.inputs = append(b.inputs, name)
+	return Parameter(b.graph, name, shapes.Make(dtypes.Uint8, dims...))
+}
+
 // program returns the compiled graph of a key, which says everything that
 // build depends on.
 func (d *Device) program(key string, build func(*builder) []*Node) (p *program, err error) {
@@ -95,8 +101,11 @@ func shapeOf(dims ...int) shapes.Shape { return shapes.Make(dtypes.Float32, dims
 func (d *Device) upload(values any, dims ...int) (b compute.Buffer, err error) {
 	defer recovered(&err)
 	dtype := dtypes.Float32
-	if _, ok := values.([]int32); ok {
+	switch values.(type) {
+	case []int32:
 		dtype = dtypes.Int32
+	case []byte:
+		dtype = dtypes.Uint8
 	}
 	return d.backend.BufferFromFlatData(0, values, shapes.Make(dtype, dims...))
 }

@@ -100,7 +100,7 @@ func (s *stream) tile(n int, tile [2]int) group {
 	if w, ok := s.model.Weights[spec.Global(spec.Output.Bias())]; ok {
 		// The bias is one row: its columns are read whole and cut.
 		cut := w
-		cut.Cols = rows
+		cut.Cols, cut.Stored = rows, nil
 		cut.Read = func(ctx context.Context, dst []float32, _ int) error {
 			all, err := w.Floats(ctx)
 			if err == nil {

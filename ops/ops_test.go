@@ -7,7 +7,6 @@ import (
 	"maps"
 	"math"
 	"os"
-	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -102,6 +101,7 @@ func altered(m *spec.Model, by float32) *spec.Model {
 			}
 			return err
 		}
+		w.Stored = nil
 		c.Weights[slot] = w
 	}
 	return &c
@@ -308,7 +308,14 @@ func TestCalibrate(t *testing.T) {
 				for l := range m.Blocks {
 					run(Layers{l, l + 1, l == len(m.Blocks)-1}, parts)
 				}
-				if !reflect.DeepEqual(parts, got) {
+				// A GPU's products are summed in another order in each run.
+				tolerance := 0.0
+				if d.Name() == "cuda" {
+					tolerance = 1e-5
+				}
+				if !maps.EqualFunc(parts, got, func(a, b sum) bool {
+					return a.count == b.count && slices.EqualFunc(a.squares, b.squares, func(x, y float64) bool { return math.Abs(x-y) <= tolerance*y })
+				}) {
 					t.Error("a run in parts gives something else")
 				}
 			})

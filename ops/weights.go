@@ -6,12 +6,15 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/modelpipe/modelpipe/gguf"
+	"github.com/modelpipe/modelpipe/ops/decode"
 	"github.com/modelpipe/modelpipe/ops/spec"
 )
 
@@ -174,47 +177,49 @@ func (l *loader) load(ctx context.Context, g group) (_ *weights, err error) {
 			l.recycle(w)
 		}
 	}()
-	values := make([][]float32, len(g.parts))
+	parts := make([]*staged, len(g.parts))
 	for i, p := range g.parts {
-		if !l.device.shares {
-			values[i] = make([]float32, p.rows*p.weight.Cols)
-			continue
-		}
-		b, err := l.take(p.rows, p.weight.Cols)
-		if err != nil {
+		if parts[i], err = l.stage(p); err != nil {
 			return nil, err
 		}
-		w.buffers[p.name] = b
-		flat, err := b.Data()
-		if err != nil {
-			return nil, err
+		if l.device.shares {
+			w.buffers[p.name] = parts[i].buffer
 		}
-		values[i] = flat.([]float32)
 	}
 	readers, ctx := errgroup.WithContext(ctx)
 	readers.SetLimit(runtime.GOMAXPROCS(0))
-	for i, p := range g.parts {
+	var mu sync.Mutex // of w.buffers
+	for _, p := range parts {
 		step := max(1, readAtOnce/p.weight.Cols)
+		var left atomic.Int64
+		left.Store(int64((p.rows + step - 1) / step))
 		for first := 0; first < p.rows; first += step {
 			rows := min(step, p.rows-first)
-			dst := values[i][first*p.weight.Cols : (first+rows)*p.weight.Cols]
-			readers.Go(func() error {
+			readers.Go(func() (err error) {
+				defer recovered(&err)
 				if err := ctx.Err(); err != nil {
 					return err
 				}
-				return p.weight.Read(ctx, dst, p.first+first)
+				if err := p.read(ctx, first, rows); err != nil {
+					return err
+				}
+				// Whoever reads the last rows uploads them all.
+				if left.Add(-1) > 0 || l.device.shares {
+					return nil
+				}
+				b, err := p.upload(l.device)
+				if err != nil {
+					return err
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				w.buffers[p.name] = b
+				return nil
 			})
 		}
 	}
 	if err := readers.Wait(); err != nil {
 		return nil, err
-	}
-	if !l.device.shares {
-		for i, p := range g.parts {
-			if w.buffers[p.name], err = l.device.upload(values[i], p.rows, p.weight.Cols); err != nil {
-				return nil, err
-			}
-		}
 	}
 	if l.keep {
 		l.mu.Lock()
@@ -222,6 +227,63 @@ func (l *loader) load(ctx context.Context, g group) (_ *weights, err error) {
 		l.mu.Unlock()
 	}
 	return w, nil
+}
+
+// staged is a part on its way: its rows as they are stored, where the device
+// decodes them, else in float32, which may be the device's own memory.
+type staged struct {
+	part
+	stored []byte
+	values []float32
+	buffer compute.Buffer // that values lie in, on a device that shares memory
+}
+
+func (l *loader) stage(p part) (*staged, error) {
+	s := &staged{part: p}
+	if l.device.shares {
+		b, err := l.take(p.rows, p.weight.Cols)
+		if err != nil {
+			return nil, err
+		}
+		flat, err := b.Data()
+		if err != nil {
+			free(b)
+			return nil, err
+		}
+		s.buffer, s.values = b, flat.([]float32)
+		return s, nil
+	}
+	if from := p.weight.Stored; l.device.decodes && from != nil && from.Type != gguf.F32 && decode.Can(from.Type) {
+		row, err := from.Type.RowBytes(int64(p.weight.Cols))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", p.name, err)
+		}
+		s.stored = make([]byte, int64(p.rows)*row)
+		return s, nil
+	}
+	s.values = make([]float32, p.rows*p.weight.Cols)
+	return s, nil
+}
+
+// read reads rows of the part from row first on.
+func (s *staged) read(ctx context.Context, first, rows int) error {
+	if s.stored != nil {
+		row := len(s.stored) / s.rows
+		return s.weight.Stored.Read(ctx, s.stored[first*row:(first+rows)*row], s.first+first)
+	}
+	cols := s.weight.Cols
+	return s.weight.Read(ctx, s.values[first*cols:(first+rows)*cols], s.first+first)
+}
+
+// upload brings the whole part to a device that has memory of its own.
+func (s *staged) upload(d *Device) (b compute.Buffer, err error) {
+	if s.stored != nil {
+		b, err = d.decoded(s.weight.Stored.Type, s.stored, s.rows, s.weight.Cols)
+	} else {
+		b, err = d.upload(s.values, s.rows, s.weight.Cols)
+	}
+	s.stored, s.values = nil, nil
+	return b, err
 }
 
 // take returns a tensor in memory that the device shares.

@@ -33,5 +33,7 @@ func openXLA(name, plugin string, batch int) (*Device, error) {
 	if err != nil {
 		return nil, fmt.Errorf("device %s: %w", name, err)
 	}
-	return &Device{name: name, backend: b, concurrent: 1, batch: batch, programs: map[string]*program{}}, nil
+	// Where the device computes in the host's memory, package quantize decodes
+	// faster than graphs, and there is no upload to save.
+	return &Device{name: name, backend: b, decodes: !b.HasSharedBuffers(), concurrent: 1, batch: batch, programs: map[string]*program{}}, nil
 }

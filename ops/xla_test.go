@@ -47,4 +47,9 @@ func TestLargeXLA(t *testing.T) {
 	t.Run("embed", TestEmbed)
 	t.Run("information", TestFisherPredictsKLD)
 	t.Run("encoders", TestEncoders)
+	t.Run("requantize", TestEncodersRequantize)
+	t.Run("decoders", TestDecoders)
+	t.Run("stored", TestStored)
+	t.Run("stored fails", TestStoredFails)
+	t.Run("device gone", TestDeviceGone)
 }

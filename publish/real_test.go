@@ -17,76 +17,15 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/modelpipe/modelpipe/publish"
 	"github.com/modelpipe/modelpipe/publish/publishtest"
 )
 
-// realTools builds the servers and clients of tools/servers, once, and returns
-// the folder that they are in. It takes minutes the first time.
-func realTools(t *testing.T) string {
-	t.Helper()
-	if os.Getenv("MODELPIPE_LARGE") == "" {
-		t.Skip("set MODELPIPE_LARGE=1: builds an S3 gateway, a registry and their clients")
-	}
-	dir, err := filepath.Abs("../out/large/servers")
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", dir+string(filepath.Separator), "./pull",
-		"github.com/distribution/distribution/v3/cmd/registry", "github.com/versity/versitygw/cmd/versitygw")
-	cmd.Dir = "../tools/servers"
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if err := os.MkdirAll(dir, 0o777); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build the servers: %v\n%s", err, out)
-	}
-	return dir
-}
-
-// serve runs a server until the test ends, and waits until it listens.
-func serve(t testing.TB, address string, env []string, name string, args ...string) {
-	t.Helper()
-	var out bytes.Buffer
-	cmd := exec.Command(name, args...)
-	cmd.Env = append(os.Environ(), env...)
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-	})
-	for range 200 {
-		if c, err := net.Dial("tcp", address); err == nil {
-			c.Close()
-			return
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	t.Fatalf("%s does not listen: %s", name, out.String())
-}
-
-// freeAddress returns an address of this machine that nobody listens at.
-func freeAddress(t testing.TB) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // TestLargeS3 runs the suite on versitygw.
 func TestLargeS3(t *testing.T) {
-	bin := realTools(t)
 	data := t.TempDir()
-	address := freeAddress(t)
-	serve(t, address, []string{"ROOT_ACCESS_KEY=test", "ROOT_SECRET_KEY=testsecret"}, filepath.Join(bin, "versitygw"), "--port", address, "posix", data)
+	address := publishtest.StartGateway(t, publishtest.Servers(t, ".."), data)
 	var buckets atomic.Int64
 	publishtest.Run(t, func(t testing.TB) *publishtest.Target {
 		name := fmt.Sprintf("bucket-%d", buckets.Add(1))
@@ -113,18 +52,18 @@ http: {addr: %s}
 
 // startRegistry starts a distribution registry and returns its address.
 func startRegistry(t testing.TB, bin string) string {
-	dir, address := t.TempDir(), freeAddress(t)
+	dir, address := t.TempDir(), publishtest.FreeAddress(t)
 	config := filepath.Join(dir, "config.yml")
 	if err := os.WriteFile(config, fmt.Appendf(nil, registryConfig, filepath.Join(dir, "data"), address), 0o666); err != nil {
 		t.Fatal(err)
 	}
-	serve(t, address, nil, filepath.Join(bin, "registry"), "serve", config)
+	publishtest.Serve(t, address, nil, filepath.Join(bin, "registry"), "serve", config)
 	return address
 }
 
 // TestLargeOCI runs the suite on distribution.
 func TestLargeOCI(t *testing.T) {
-	address := startRegistry(t, realTools(t))
+	address := startRegistry(t, publishtest.Servers(t, ".."))
 	var repositories atomic.Int64
 	publishtest.Run(t, func(t testing.TB) *publishtest.Target {
 		name := fmt.Sprintf("team/model-%d", repositories.Add(1))
@@ -141,7 +80,7 @@ func TestLargeOCI(t *testing.T) {
 
 // TestLargePull pulls what was published with the clients that people use.
 func TestLargePull(t *testing.T) {
-	bin := realTools(t)
+	bin := publishtest.Servers(t, "..")
 	address := startRegistry(t, bin)
 	model, err := os.ReadFile("../gguf/testdata/malformed/good-two.gguf")
 	if err != nil {

@@ -80,6 +80,10 @@ type Options struct {
 	// MaxKLD and MinTop1 are gates; nil is the default.
 	MaxKLD, MinTop1 *float64
 
+	// MaxPPLRatio is a gate: the candidate's perplexity relative to the
+	// source's; nil is none.
+	MaxPPLRatio *float64
+
 	// Stock, where it is not nil, gives the best stock preset of at most
 	// maxBytes bytes of tensors of the same source as a file that is computed while it is read,
 	// and the candidate must not be worse. It is the caller's, since this
@@ -191,7 +195,7 @@ func (o Options) Check(s *Source) error {
 	for _, g := range []struct {
 		name string
 		set  bool
-	}{{"kld.mean", o.MaxKLD != nil}, {"top1", o.MinTop1 != nil}, {"stock", o.Stock != nil}, {"beside", len(o.Beside) > 0}} {
+	}{{"kld.mean", o.MaxKLD != nil}, {"top1", o.MinTop1 != nil}, {"ppl.ratio", o.MaxPPLRatio != nil}, {"stock", o.Stock != nil}, {"beside", len(o.Beside) > 0}} {
 		switch {
 		case !g.set:
 		case skipped:
@@ -203,7 +207,7 @@ func (o Options) Check(s *Source) error {
 	if o.Runtime != "" && s.Model.Head == nil {
 		return fmt.Errorf("%w: runtime: the model predicts no tokens", ErrMetric)
 	}
-	for name, x := range map[string]*float64{"largest KLD": o.MaxKLD, "least top-1": o.MinTop1} {
+	for name, x := range map[string]*float64{"largest KLD": o.MaxKLD, "least top-1": o.MinTop1, "largest ratio of perplexities": o.MaxPPLRatio} {
 		if x != nil && (math.IsNaN(*x) || *x < 0) {
 			return fmt.Errorf("%s of %v: want a number that is not negative", name, *x)
 		}
@@ -463,6 +467,9 @@ func (j *judgement) judgeLogits(r *measure.Comparison) {
 	}
 	if minTop1 != nil {
 		j.gate(atLeast("top1", r.Top1, *minTop1, "asked for"))
+	}
+	if j.MaxPPLRatio != nil {
+		j.gate(atMost("ppl.ratio", r.PPL.Candidate/r.PPL.Reference, *j.MaxPPLRatio, "asked for"))
 	}
 }
 

@@ -18,7 +18,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -26,6 +29,7 @@ import (
 
 	"github.com/modelpipe/modelpipe/catalog"
 	"github.com/modelpipe/modelpipe/internal/nearest"
+	"github.com/modelpipe/modelpipe/internal/wholefile"
 )
 
 // Options are what exports need to know beyond the catalog. The zero value
@@ -332,3 +336,21 @@ func (y *yamlText) file(name string) File { return File{name, y.Bytes()} }
 
 // one makes a list of files of a file.
 func one(f File, err error) ([]File, error) { return []File{f}, err }
+
+// Write writes files below a folder, which is made where it is not there.
+// Readers see the old or the new file, each whole.
+func Write(dir string, files []File) error {
+	for _, f := range files {
+		where := filepath.Join(dir, filepath.FromSlash(f.Name))
+		if err := os.MkdirAll(filepath.Dir(where), 0o777); err != nil {
+			return fmt.Errorf("write %s: %w", where, err)
+		}
+		if err := wholefile.Write(where, func(w io.Writer) error {
+			_, err := w.Write(f.Data)
+			return err
+		}); err != nil {
+			return fmt.Errorf("write %s: %w", where, err)
+		}
+	}
+	return nil
+}

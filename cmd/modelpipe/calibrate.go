@@ -1,30 +1,20 @@
 package main
 
 import (
-	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/modelpipe/modelpipe/convert"
-	"github.com/modelpipe/modelpipe/gguf"
 	"github.com/modelpipe/modelpipe/ops"
 	"github.com/modelpipe/modelpipe/ops/calibrate"
-	"github.com/modelpipe/modelpipe/ops/fromgguf"
-	"github.com/modelpipe/modelpipe/ops/spec"
-	"github.com/modelpipe/modelpipe/tokenizer"
+	"github.com/modelpipe/modelpipe/pipeline"
 )
 
 func init() { register(newCalibrate) }
@@ -102,29 +92,29 @@ func (a *app) calibrate(ctx context.Context, arg string, c *calibration) error {
 	if err != nil {
 		return err
 	}
-	s, err := a.openSource(ctx, arg)
+	s, err := pipeline.OpenSource(ctx, arg, a.log)
 	if err != nil {
 		return err
 	}
-	defer s.close()
-	m, err := a.openModel(ctx, s, c.pre)
+	defer s.Close()
+	m, err := pipeline.OpenModel(ctx, s, c.pre)
 	if err != nil {
 		return err
 	}
-	defer m.close()
-	chunks, err := c.cut(m)
+	defer m.Close()
+	chunks, err := m.Chunks(c.text, c.chunks, c.ctx)
 	if err != nil {
 		return err
 	}
 	if c.chunks > len(chunks) {
 		a.log.Warn("the text is shorter than what was asked for", "chunks", len(chunks), "asked", c.chunks)
 	}
-	inputs, err := c.digest(ctx, s, m, chunks)
+	inputs, err := m.CalibrationDigest(ctx, s, chunks, c.ctx, c.processOutput)
 	if err != nil {
 		return err
 	}
 
-	k := calibrate.New(m.model, m.header.Tensors, inputs, c.processOutput)
+	k := calibrate.New(m.Spec, m.Header.Tensors, inputs, c.processOutput)
 	if c.processOutput && !k.Output() {
 		a.log.Warn("the model has no output.weight of its own: --process-output adds nothing")
 	}
@@ -152,7 +142,7 @@ func (a *app) calibrate(ctx context.Context, arg string, c *calibration) error {
 		}
 		return k.SaveState(state, c.text, len(chunks), c.ctx)
 	}
-	r := calibrationJSON{Model: m.model.Family, Chunks: len(chunks), Ctx: c.ctx, Layers: k.Layers()}
+	r := calibrationJSON{Model: m.Spec.Family, Chunks: len(chunks), Ctx: c.ctx, Layers: k.Layers()}
 	if missing := k.Missing(of); len(missing) > 0 {
 		for _, run := range missing {
 			r.Computed += run.End - run.First
@@ -225,157 +215,6 @@ func (c *calibration) check() (first, end int, err error) {
 	return first, end, nil
 }
 
-// openedModel is a model as its GGUF file specifies it, which may be computed
-// while it is read.
-type openedModel struct {
-	model  *spec.Model
-	header *gguf.Header
-	close  func() error
-}
-
-// openModel opens a .gguf, or a model in Hugging Face's layout as the GGUF file
-// that convert would write with a pre-tokenizer, "" for the one it recognises.
-func (a *app) openModel(ctx context.Context, s *source, pre string) (*openedModel, error) {
-	if s.file != "" {
-		if !strings.HasSuffix(s.file, ".gguf") {
-			return nil, usagef("%s: want a model folder, hf://org/name or a .gguf file", s.arg)
-		}
-		if pre != "" {
-			return nil, usagef("--pre: %s says itself what its pre-tokenizer is", s.arg)
-		}
-		f, err := gguf.OpenFS(s.fsys, s.file)
-		if err != nil {
-			return nil, err
-		}
-		m, err := fromgguf.Open(f)
-		if err != nil {
-			f.Close()
-			return nil, err
-		}
-		return &openedModel{m, f.Header, f.Close}, nil
-	}
-	p, err := convert.NewPlan(ctx, s.fsys, convert.Options{Source: cmp.Or(s.repo, s.name), Repository: s.repo, Commit: s.commit, Pre: pre})
-	if err != nil {
-		return nil, err
-	}
-	view, err := convert.NewView(p, s.fsys, convert.RenderOptions{})
-	if err != nil {
-		return nil, err
-	}
-	m, err := fromgguf.OpenAt(s.name+", converted", view, view.Size())
-	if err != nil {
-		view.Close()
-		return nil, err
-	}
-	return &openedModel{m, &p.Header, view.Close}, nil
-}
-
-// cut reads the text, encodes and cuts it.
-func (c *calibration) cut(m *openedModel) ([][]int32, error) {
-	f, err := os.Open(c.text)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, tokenizer.MaxText+1))
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", c.text, err)
-	}
-	return cutText(m, c.text, string(text), c.chunks, c.ctx)
-}
-
-// cutText encodes a text and cuts its first n chunks, 0 for all, as
-// llama-imatrix does.
-func cutText(m *openedModel, name, text string, n, ctx int) ([][]int32, error) {
-	e, err := tokenizer.NewGGUFEncoder(m.header.Metadata)
-	if err != nil {
-		return nil, err
-	}
-	bos, err := beginning(e, m.model.Pooling)
-	if err != nil {
-		return nil, err
-	}
-	ids, err := e.Encode(strings.TrimSuffix(text, "\n"), tokenizer.EncodeOptions{AddSpecial: true})
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	chunks, err := calibrate.Chunks(ids, bos, n, ctx)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	return chunks, nil
-}
-
-// beginning returns the token that a vocabulary puts before a text, spec.None
-// where it puts none. One that also puts a token behind it is refused, as
-// llama-imatrix refuses it, unless the model's result is that of the last
-// token.
-func beginning(e *tokenizer.GGUFEncoder, pooling spec.Pooling) (int32, error) {
-	const sample = "a"
-	plain, err := e.Encode(sample, tokenizer.EncodeOptions{})
-	if err != nil {
-		return 0, err
-	}
-	full, err := e.Encode(sample, tokenizer.EncodeOptions{AddSpecial: true})
-	if err != nil {
-		return 0, err
-	}
-	before := 0
-	for before+len(plain) <= len(full) && !slices.Equal(full[before:before+len(plain)], plain) {
-		before++
-	}
-	if before+len(plain) < len(full) && pooling != spec.PoolLast {
-		return 0, errors.New("the vocabulary ends texts with a token of its own, which chunks of a text do not have: such a model cannot be calibrated")
-	}
-	if before == 0 {
-		return spec.None, nil
-	}
-	return full[0], nil
-}
-
-// digest is of all that the sums depend on: the file's header but for what the
-// model is called, its weights (the commit of a repository on the Hub, the first
-// row of each elsewhere), and the tokens.
-func (c *calibration) digest(ctx context.Context, s *source, m *openedModel, chunks [][]int32) (string, error) {
-	model, err := modelDigest(ctx, s, m)
-	if err != nil {
-		return "", err
-	}
-	h := sha256.New()
-	fmt.Fprintf(h, "%s %t %d %d\n", model, c.processOutput, c.ctx, len(chunks))
-	for _, ids := range chunks {
-		if err := binary.Write(h, binary.LittleEndian, ids); err != nil {
-			return "", err
-		}
-	}
-	return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
-}
-
-// firstRows calls f with the first row of each weight, of experts those of the
-// first.
-func firstRows(ctx context.Context, m *spec.Model, f func(float32)) error {
-	var slots []spec.Slot
-	for s := range m.Weights {
-		if s.Expert <= 0 {
-			slots = append(slots, s)
-		}
-	}
-	slices.SortFunc(slots, func(a, b spec.Slot) int {
-		return cmp.Or(cmp.Compare(a.Layer, b.Layer), cmp.Compare(a.Role, b.Role), cmp.Compare(a.Expert, b.Expert))
-	})
-	for _, s := range slots {
-		w := m.Weights[s]
-		row := make([]float32, w.Cols)
-		if err := w.Read(ctx, row, 0); err != nil {
-			return err
-		}
-		for _, v := range row {
-			f(v)
-		}
-	}
-	return nil
-}
-
 // measure computes what is missing, and returns the device's name.
 func (a *app) measure(ctx context.Context, k *calibrate.Calibration, chunks [][]int32, of calibrate.Layers, c *calibration, save func() error) (string, error) {
 	d, err := ops.Open(c.device)
@@ -390,8 +229,5 @@ func (a *app) measure(ctx context.Context, k *calibrate.Calibration, chunks [][]
 			a.log.Info("calibrating", "stage", p.Stage, "done", p.Done, "total", p.Total)
 		}
 	}}
-	engine := func(ctx context.Context, m *spec.Model, chunks [][]int32, of calibrate.Layers, tap calibrate.Tap) error {
-		return ops.Calibrate(ctx, d, m, chunks, ops.Layers(of), tap, o)
-	}
-	return d.Name(), k.Run(ctx, engine, chunks, of, save)
+	return d.Name(), k.Run(ctx, pipeline.CalibrateOn(d, o), chunks, of, save)
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/modelpipe/modelpipe/hub/hubtest"
 	"github.com/modelpipe/modelpipe/internal/golden"
+	"github.com/modelpipe/modelpipe/pipeline"
 	"github.com/modelpipe/modelpipe/quantize"
 	"github.com/modelpipe/modelpipe/validate"
 )
@@ -179,11 +180,11 @@ func TestStockPre(t *testing.T) {
 		dir string
 		to  **validate.StockFile
 	}{{known, &want}, {unknown, &got}} {
-		s, err := new(app).openSource(t.Context(), c.dir)
+		s, err := pipeline.OpenSource(t.Context(), c.dir, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer s.close()
+		defer s.Close()
 		if *c.to, err = bestStock(t.Context(), s, nil, 1<<20); err != nil {
 			t.Fatal(err)
 		}

@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"os"
 	"os/user"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/modelpipe/modelpipe/catalog"
 	"github.com/modelpipe/modelpipe/catalog/trust"
+	"github.com/modelpipe/modelpipe/pipeline"
 	"github.com/modelpipe/modelpipe/publish"
 )
 
@@ -66,11 +66,7 @@ func readCuration(name string) (*catalog.Curation, error) {
 	if name == "" {
 		return nil, usagef("-f: the path of the curation file is missing")
 	}
-	dir, base := filepath.Split(name)
-	if dir == "" {
-		dir = "."
-	}
-	return catalog.ReadCuration(os.DirFS(dir), base)
+	return pipeline.ReadCuration(name)
 }
 
 // openStore opens the store that --store names.
@@ -84,7 +80,7 @@ func openStore(target string) (publish.Store, error) {
 // openCatalog returns what reads the catalogs of a store: a folder,
 // s3://bucket/prefix, or the address of a web server.
 func openCatalog(ctx context.Context, target string) (catalog.Fetcher, error) {
-	if isURL(target) {
+	if pipeline.IsURL(target) {
 		return catalog.FromHTTP(target, nil)
 	}
 	if !publish.IsRemote(target) { // a store would be made

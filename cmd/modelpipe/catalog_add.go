@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/modelpipe/modelpipe/catalog"
+	"github.com/modelpipe/modelpipe/pipeline"
 )
 
 func init() { registerCatalog(newCatalogAdd) }
@@ -36,17 +37,17 @@ or with -f appended to the curation file, which must still be valid with it.`,
 }
 
 func (a *app) catalogAdd(ctx context.Context, arg, file string) (err error) {
-	s, err := a.openSource(ctx, arg)
+	s, err := pipeline.OpenSource(ctx, arg, a.log)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, s.close()) }()
-	if s.repo == "" {
+	defer func() { err = errors.Join(err, s.Close()) }()
+	if s.Repo == "" {
 		return usagef("catalog add %s: want a repository, hf://org/name", arg)
 	}
-	card := catalog.Card{Repository: s.repo}
+	card := catalog.Card{Repository: s.Repo}
 	for i, to := range []*[]byte{&card.Readme, &card.Config, &card.Generation, &card.Tokenizer, &card.Template, &card.Pooling} {
-		if *to, err = readSmall(s.fsys, catalog.CardFiles[i]); err != nil {
+		if *to, err = readSmall(s.FS, catalog.CardFiles[i]); err != nil {
 			return fmt.Errorf("add %s: %w", arg, err)
 		}
 	}

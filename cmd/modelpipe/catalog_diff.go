@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/modelpipe/modelpipe/catalog"
+	"github.com/modelpipe/modelpipe/pipeline"
 )
 
 func init() { registerCatalog(newCatalogDiff) }
@@ -28,7 +29,7 @@ that are equal are not read.`,
 					return err
 				}
 				if readers[i], err = catalog.OpenChannel(cmd.Context(), f, channel); err != nil {
-					return fmt.Errorf("%s: %w", shownSource(arg), err)
+					return fmt.Errorf("%s: %w", pipeline.ShownSource(arg), err)
 				}
 			}
 			changes, err := catalog.Diff(cmd.Context(), readers[0], readers[1])

@@ -3,10 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"text/tabwriter"
@@ -14,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/modelpipe/modelpipe/catalog/export"
-	"github.com/modelpipe/modelpipe/internal/wholefile"
 )
 
 func init() { registerCatalog(newCatalogExport) }
@@ -150,13 +147,12 @@ func (a *app) writeExport(to string, files []export.File) ([]exportedFile, error
 		_, err := a.stdout.Write(files[0].Data)
 		return nil, err
 	}
+	if err := export.Write(to, files); err != nil {
+		return nil, err
+	}
 	var out []exportedFile
 	for _, f := range files {
-		where := filepath.Join(to, filepath.FromSlash(f.Name))
-		if err := replaceFile(where, f.Data); err != nil {
-			return nil, fmt.Errorf("write %s: %w", where, err)
-		}
-		out = append(out, exportedFile{where, len(f.Data)})
+		out = append(out, exportedFile{filepath.Join(to, filepath.FromSlash(f.Name)), len(f.Data)})
 	}
 	return out, nil
 }
@@ -177,15 +173,4 @@ func (a *app) logRemarks(level slog.Level, what string, remarks []export.Remark)
 			a.log.Log(context.Background(), level, what+", and more", "format", f, "more", seen[f]-mostRemarks, "all", "with --json")
 		}
 	}
-}
-
-// replaceFile writes a file so that readers see the old or the new one whole.
-func replaceFile(name string, data []byte) error {
-	if err := os.MkdirAll(filepath.Dir(name), 0o777); err != nil {
-		return err
-	}
-	return wholefile.Write(name, func(w io.Writer) error {
-		_, err := w.Write(data)
-		return err
-	})
 }

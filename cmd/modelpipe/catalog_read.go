@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/modelpipe/modelpipe/catalog"
+	"github.com/modelpipe/modelpipe/pipeline"
 	"github.com/modelpipe/modelpipe/publish"
 )
 
@@ -21,7 +22,7 @@ const maxCatalogFile = 1 << 30
 // catalog show prints it, or the channel of a store. It returns the name of the
 // channel too.
 func openModels(ctx context.Context, name, channel string) (models, string, error) {
-	if !isURL(name) && !publish.IsRemote(name) {
+	if !pipeline.IsURL(name) && !publish.IsRemote(name) {
 		info, err := os.Stat(strings.TrimPrefix(name, "file://"))
 		if err != nil {
 			return nil, "", err
@@ -38,19 +39,7 @@ func openModels(ctx context.Context, name, channel string) (models, string, erro
 	if err != nil {
 		return nil, "", err
 	}
-	return func(yield func(*catalog.Model, error) bool) {
-		for part, err := range r.Parts(ctx) {
-			if err != nil {
-				yield(nil, fmt.Errorf("channel %s: %w", channel, err))
-				return
-			}
-			for i := range part.Models {
-				if !yield(&part.Models[i], nil) {
-					return
-				}
-			}
-		}
-	}, channel, nil
+	return r.Models(ctx), channel, nil
 }
 
 // readModels reads a catalog in one document.

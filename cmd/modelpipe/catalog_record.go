@@ -2,14 +2,9 @@ package main
 
 import (
 	"context"
-	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"os"
-	"path"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -17,8 +12,7 @@ import (
 
 	"github.com/modelpipe/modelpipe/catalog"
 	"github.com/modelpipe/modelpipe/catalog/trust"
-	"github.com/modelpipe/modelpipe/gguf"
-	"github.com/modelpipe/modelpipe/internal/bulkhash"
+	"github.com/modelpipe/modelpipe/pipeline"
 	"github.com/modelpipe/modelpipe/publish"
 )
 
@@ -76,87 +70,30 @@ func (a *app) catalogRecord(ctx context.Context, name string, r *recording) erro
 	if err != nil {
 		return err
 	}
-	sink, ok := store.(publish.Sink)
-	if !ok {
-		return fmt.Errorf("store %s: takes no files", r.store)
-	}
-	g, err := gguf.Open(name)
-	if err != nil {
-		return fmt.Errorf("record %s: %w", name, err)
-	}
-	defer g.Close()
-	var files []catalog.File
-	pieces := &catalog.Pieces{}
-	artifact := &publish.Artifact{}
-	for _, p := range g.Parts {
-		base := filepath.Base(p.Name)
-		f, err := os.Open(filepath.Join(filepath.Dir(name), base))
-		if err != nil {
-			return fmt.Errorf("record %s: %w", name, err)
-		}
-		defer f.Close()
-		cut, err := catalog.CutFile(ctx, f, p.Size)
-		if err != nil {
-			return fmt.Errorf("record %s: %w", name, err)
-		}
-		pieces.Files = append(pieces.Files, cut)
-		files = append(files, catalog.File{Path: base, Size: p.Size, SHA256: cut.SHA256, Role: catalog.RoleModel})
-		digest := strings.TrimPrefix(string(cut.SHA256), "sha256:")
-		artifact.Files = append(artifact.Files, publish.File{Name: base, Role: publish.RoleModel, Size: p.Size, Content: f, SHA256: digest})
-	}
 	from, err := r.provenance()
 	if err != nil {
 		return err
 	}
-	dir := catalog.VariantDir(r.model, catalog.VariantID(r.variant, files[0].SHA256))
-	record, err := catalog.NewRecord(r.model, r.variant, r.preset, g.Header, files, []catalog.Location{{Kind: catalog.KindStore, URI: dir}}, from)
-	if err != nil {
-		return err
-	}
-	for i := range artifact.Files {
-		artifact.Files[i].Name = path.Join(dir, artifact.Files[i].Name)
-	}
-	var report []byte
+	v := pipeline.Variant{Model: r.model, Name: r.variant, Preset: r.preset, From: from}
 	if r.report != "" {
-		if report, err = os.ReadFile(r.report); err != nil {
+		if v.Report, err = os.ReadFile(r.report); err != nil {
 			return err
 		}
 	}
-	var attestation []byte
 	if r.policy != "" {
-		if attestation, err = r.attest(ctx, record); err != nil {
+		policy, err := trust.ReadPolicy(r.policy)
+		if err != nil {
+			return err
+		}
+		if v.Keys, err = policy.ChannelKeys(r.channel); err != nil {
 			return err
 		}
 	}
-	if _, err := sink.Publish(ctx, artifact, publish.Options{Resume: true, Log: a.log}); err != nil {
-		return err
-	}
-	if err := operatorOf(store).PutPieces(ctx, record, pieces); err != nil {
-		return fmt.Errorf("record %s: %w", name, err)
-	}
-	if err := operatorOf(store).PutRecord(ctx, record, report, attestation); err != nil {
+	record, err := v.Put(ctx, operatorOf(store), name, publish.Options{Log: a.log})
+	if err != nil {
 		return fmt.Errorf("record %s: %w", name, err)
 	}
 	return a.say(record, "%s\n", record.Variant.ID)
-}
-
-// digestOf returns the SHA-256 of what a reader has, in hexadecimal.
-func digestOf(ctx context.Context, r io.Reader) (string, error) {
-	h := bulkhash.NewSHA256()
-	buffer := make([]byte, 1<<20)
-	for {
-		n, err := r.Read(buffer)
-		h.Write(buffer[:n])
-		if errors.Is(err, io.EOF) {
-			return hex.EncodeToString(h.Sum(nil)), nil
-		}
-		if err == nil {
-			err = ctx.Err()
-		}
-		if err != nil {
-			return "", err
-		}
-	}
 }
 
 // provenance is what the flags and the conversion's JSON say.
@@ -194,21 +131,4 @@ func (r *recording) provenance() (catalog.Provenance, error) {
 		return p, usagef("catalog record: where the file comes from is missing: give --source or --conversion")
 	}
 	return p, nil
-}
-
-// attest signs what is said of the variant's provenance.
-func (r *recording) attest(ctx context.Context, record *catalog.Record) ([]byte, error) {
-	policy, err := trust.ReadPolicy(r.policy)
-	if err != nil {
-		return nil, err
-	}
-	keys, err := policy.ChannelKeys(r.channel)
-	if err != nil {
-		return nil, err
-	}
-	s, err := trust.NewStatement(r.model, &record.Variant)
-	if err != nil {
-		return nil, err
-	}
-	return trust.Attest(ctx, s, keys...)
 }

@@ -15,6 +15,8 @@ import (
 
 	"github.com/modelpipe/modelpipe/catalog"
 	"github.com/modelpipe/modelpipe/catalog/trust"
+	"github.com/modelpipe/modelpipe/internal/bulkhash"
+	"github.com/modelpipe/modelpipe/pipeline"
 	"github.com/modelpipe/modelpipe/publish"
 )
 
@@ -81,7 +83,7 @@ func (a *app) catalogVerify(ctx context.Context, target string, v *verification)
 		return err
 	}
 	var store publish.Store
-	if !isURL(target) {
+	if !pipeline.IsURL(target) {
 		if store, err = openStore(target); err != nil {
 			return err
 		}
@@ -296,7 +298,7 @@ func verifyFile(ctx context.Context, sink publish.Sink, name string, want catalo
 	if size != want.Size {
 		return fmt.Errorf("has %d bytes, want %d", size, want.Size)
 	}
-	got, err := digestOf(ctx, io.LimitReader(r, size))
+	got, err := bulkhash.Digest(ctx, io.LimitReader(r, size))
 	if err == nil && catalog.Digest("sha256:"+got) != want.SHA256 {
 		err = fmt.Errorf("has digest sha256:%s, want %s", got, want.SHA256)
 	}

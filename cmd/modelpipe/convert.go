@@ -12,7 +12,6 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -22,6 +21,7 @@ import (
 	"github.com/modelpipe/modelpipe/convert"
 	"github.com/modelpipe/modelpipe/gguf"
 	"github.com/modelpipe/modelpipe/hub"
+	"github.com/modelpipe/modelpipe/pipeline"
 	"github.com/modelpipe/modelpipe/publish"
 	"github.com/modelpipe/modelpipe/quantize"
 	"github.com/modelpipe/modelpipe/validate"
@@ -48,7 +48,7 @@ type making struct {
 }
 
 func newConvert(a *app) *cobra.Command {
-	c := conversion{app: a}
+	c := conversion{}
 	var m making
 	cmd := &cobra.Command{
 		Use:   "convert SOURCE",
@@ -99,7 +99,7 @@ func (a *app) convert(ctx context.Context, arg string, c *conversion, m *making)
 	if m.threads < 0 {
 		return usagef("--threads %d: want a number of workers", m.threads)
 	}
-	maxBytes, err := parseSize(m.split)
+	maxBytes, err := pipeline.ParseSize(m.split)
 	if err != nil {
 		return usagef("--split-max-size %s: %w", m.split, err)
 	}
@@ -114,7 +114,7 @@ func (a *app) convert(ctx context.Context, arg string, c *conversion, m *making)
 		if !c.wanted() {
 			return usagef("--measure holds what --max-size and --max-kld choose to presets: give one of them")
 		}
-		if c.trial, err = m.judging.trial(); err != nil {
+		if c.trial, err = m.judging.trial(a.log); err != nil {
 			return err
 		}
 		chooses = append(chooses, "text", "chunks", "ctx")
@@ -125,11 +125,11 @@ func (a *app) convert(ctx context.Context, arg string, c *conversion, m *making)
 	if c.wanted() && maxBytes > 0 {
 		return usagef("--split-max-size: a model that is cut has more bytes than --max-size and --max-kld count")
 	}
-	s, err := a.openSource(ctx, arg)
+	s, err := pipeline.OpenSource(ctx, arg, a.log)
 	if err != nil {
 		return err
 	}
-	defer func() { s.close() }()
+	defer func() { s.Close() }()
 	p, err := c.plan(ctx, s)
 	if err != nil {
 		return err
@@ -170,7 +170,7 @@ func (a *app) convert(ctx context.Context, arg string, c *conversion, m *making)
 	if len(p.NeedImportance) > 0 {
 		return fmt.Errorf("type %s: %s", c.chosen.Preset, needImportance(p))
 	}
-	if m.cache && s.snapshot != nil {
+	if m.cache && s.Snapshot != nil {
 		if s, err = a.download(ctx, s, p); err != nil {
 			return err
 		}
@@ -204,7 +204,7 @@ func (a *app) convert(ctx context.Context, arg string, c *conversion, m *making)
 	}
 	stop := sync.OnceFunc(a.showProgress(meter{"converting", total, progress.Done.Load, progress.Tensor}, m.interval))
 	opts := convert.FileOptions{
-		RenderOptions: convert.RenderOptions{Threads: m.threads, AllowNonfinite: m.allow, Imatrix: c.importance, SourceOrder: s.snapshot != nil, Progress: progress, Encoder: encoderOf(device)},
+		RenderOptions: convert.RenderOptions{Threads: m.threads, AllowNonfinite: m.allow, Imatrix: c.importance, SourceOrder: s.Snapshot != nil, Progress: progress, Encoder: encoderOf(device)},
 		Resume:        m.resume,
 		Inputs:        c.digests + device.inputs(),
 		Discarded: func(path string) {
@@ -214,7 +214,7 @@ func (a *app) convert(ctx context.Context, arg string, c *conversion, m *making)
 	}
 	var judged *validate.Report
 	opts.Verify = func(ctx context.Context) error {
-		if s.snapshot != nil {
+		if s.Snapshot != nil {
 			if err := a.verify(ctx, s, m.resume); err != nil {
 				return err
 			}
@@ -229,7 +229,7 @@ func (a *app) convert(ctx context.Context, arg string, c *conversion, m *making)
 		start = start.Add(time.Since(began)) // it is not converting
 		return err
 	}
-	results, err := convert.WriteFiles(ctx, outputs, s.fsys, opts)
+	results, err := convert.WriteFiles(ctx, outputs, s.FS, opts)
 	stop()
 	if err != nil {
 		return err
@@ -252,7 +252,7 @@ func (m *making) checkJudging(both []string) error {
 }
 
 // judgePartial judges the file that is still without its name.
-func (a *app) judgePartial(ctx context.Context, m *making, s *source, importance *quantize.Imatrix, path string) (*validate.Report, error) {
+func (a *app) judgePartial(ctx context.Context, m *making, s *pipeline.Source, importance *quantize.Imatrix, path string) (*validate.Report, error) {
 	r, err := a.judge(ctx, &m.judging, s, importance, func(ctx context.Context) (*validate.Candidate, error) {
 		return validate.OpenCandidate(ctx, unnamed{os.DirFS(filepath.Dir(path))}, filepath.Base(path))
 	})
@@ -302,12 +302,12 @@ const smallFile = 64 << 20
 // download puts the source's tensor files into the cache, with the small
 // files that a plan reads, so that the model can be converted offline later.
 // It returns the source that reads them there.
-func (a *app) download(ctx context.Context, s *source, p *convert.Plan) (*source, error) {
+func (a *app) download(ctx context.Context, s *pipeline.Source, p *convert.Plan) (*pipeline.Source, error) {
 	files := map[string]bool{}
 	for _, step := range p.Steps {
 		convert.Leaves(step.From, func(l convert.Leaf) { files[l.File] = true })
 	}
-	for _, f := range s.snapshot.Files() {
+	for _, f := range s.Snapshot.Files() {
 		switch path.Ext(f.Path) {
 		case ".json", ".jinja", ".model", ".txt", ".tiktoken", ".md":
 			if f.Size <= smallFile {
@@ -315,27 +315,27 @@ func (a *app) download(ctx context.Context, s *source, p *convert.Plan) (*source
 			}
 		}
 	}
-	if err := s.snapshot.Download(ctx, slices.Sorted(maps.Keys(files))...); err != nil {
+	if err := s.Snapshot.Download(ctx, slices.Sorted(maps.Keys(files))...); err != nil {
 		return s, err
 	}
-	cached, err := a.openSource(ctx, hub.Ref{Repo: s.repo, Revision: s.commit}.String())
+	cached, err := pipeline.OpenSource(ctx, hub.Ref{Repo: s.Repo, Revision: s.Commit}.String(), a.log)
 	if err != nil {
 		return s, err
 	}
-	s.close()
+	s.Close()
 	return cached, nil
 }
 
 // verify holds what was read to the Hub's digests. A resumed run has read
 // only the rest of some files, whose digests would cost reading them again.
-func (a *app) verify(ctx context.Context, s *source, resumed bool) error {
+func (a *app) verify(ctx context.Context, s *pipeline.Source, resumed bool) error {
 	if resumed {
-		for _, f := range s.snapshot.Unverified() {
+		for _, f := range s.Snapshot.Unverified() {
 			a.log.Warn("not checked against the Hub's digest, for an earlier run has read a part of it", "file", f.Path)
 		}
 		return nil
 	}
-	return s.snapshot.Verify(ctx)
+	return s.Snapshot.Verify(ctx)
 }
 
 // convertJSON is what convert prints with --json.
@@ -381,14 +381,14 @@ type stagesJSON struct {
 }
 
 // report prints what was made.
-func (a *app) report(s *source, c *conversion, p *convert.Plan, outputs []convert.Output, results []*convert.Result, judged *validate.Report, encoders *encodersJSON, took time.Duration) error {
+func (a *app) report(s *pipeline.Source, c *conversion, p *convert.Plan, outputs []convert.Output, results []*convert.Result, judged *validate.Report, encoders *encodersJSON, took time.Duration) error {
 	recipe, err := c.describe()
 	if err != nil {
 		return err
 	}
 	v := convertJSON{
 		recipeJSON:   recipe,
-		Architecture: p.Arch, Parameters: p.Parameters, Tensors: len(p.Steps), Repository: s.repo, Commit: s.commit,
+		Architecture: p.Arch, Parameters: p.Parameters, Tensors: len(p.Steps), Repository: s.Repo, Commit: s.Commit,
 		Nonfinite: map[string]int64{}, Notes: append([]string{}, p.Notes...), Seconds: took.Seconds(), PeakMemory: peakMemory(), Validation: judged, Encoders: encoders,
 	}
 	for i, r := range results {
@@ -398,7 +398,7 @@ func (a *app) report(s *source, c *conversion, p *convert.Plan, outputs []conver
 		v.BytesRead += r.Stats.BytesRead
 		v.Threads = max(v.Threads, r.Stats.Threads)
 		switch bound := r.Stats.Bound; {
-		case bound == "source" && s.bytesRead != nil:
+		case bound == "source" && s.BytesRead != nil:
 			v.Bound = "network"
 		case bound == "cpu":
 			v.Bound = "cpu"
@@ -415,8 +415,8 @@ func (a *app) report(s *source, c *conversion, p *convert.Plan, outputs []conver
 	}
 	v.Output, v.SHA256 = v.Parts[0].Output, v.Parts[0].SHA256
 	v.MBPerSecond = float64(v.Size) / 1e6 / max(took.Seconds(), 1e-9)
-	if s.bytesRead != nil {
-		v.NetworkRead = s.bytesRead()
+	if s.BytesRead != nil {
+		v.NetworkRead = s.BytesRead()
 	}
 	for _, name := range slices.Sorted(maps.Keys(v.Nonfinite)) {
 		a.log.Warn("weights that are not finite were converted", "tensor", name, "count", v.Nonfinite[name])
@@ -454,7 +454,7 @@ type publishedJSON struct {
 }
 
 // reportPublished prints what was made and where it is.
-func (a *app) reportPublished(s *source, c *conversion, p *convert.Plan, r *publish.Receipt, took time.Duration) error {
+func (a *app) reportPublished(s *pipeline.Source, c *conversion, p *convert.Plan, r *publish.Receipt, took time.Duration) error {
 	recipe, err := c.describe()
 	if err != nil {
 		return err
@@ -465,11 +465,11 @@ func (a *app) reportPublished(s *source, c *conversion, p *convert.Plan, r *publ
 	}
 	v := publishedJSON{
 		Output: r.Files[0].Location, SHA256: r.Files[0].SHA256, Size: p.Size, recipeJSON: recipe,
-		Architecture: p.Arch, Parameters: p.Parameters, Tensors: len(p.Steps), Repository: s.repo, Commit: s.commit,
+		Architecture: p.Arch, Parameters: p.Parameters, Tensors: len(p.Steps), Repository: s.Repo, Commit: s.Commit,
 		Notes: append([]string{}, p.Notes...), Seconds: took.Seconds(), PeakMemory: peakMemory(), Published: r,
 	}
-	if s.bytesRead != nil {
-		v.NetworkRead = s.bytesRead()
+	if s.BytesRead != nil {
+		v.NetworkRead = s.BytesRead()
 	}
 	return a.printJSON(v)
 }
@@ -486,8 +486,8 @@ func typesByBytes(p *convert.Plan) []gguf.Type {
 }
 
 // defaultOutput is the name of the model and the type, in this folder.
-func defaultOutput(s *source, outType string, p *convert.Plan) string {
-	base := s.name
+func defaultOutput(s *pipeline.Source, outType string, p *convert.Plan) string {
+	base := s.Name
 	if prefix, _, _, ok := gguf.ParseSplitName(base); ok {
 		base = prefix
 	}
@@ -517,24 +517,4 @@ func nameParts(out string, plans []*convert.Plan, remote bool) ([]convert.Output
 		outputs = append(outputs, convert.Output{Path: gguf.SplitName(strings.TrimSuffix(out, ".gguf"), i, len(plans)), Plan: p})
 	}
 	return outputs, nil
-}
-
-// parseSize reads a number of bytes as llama.cpp's tools write it: 500M, 5G,
-// also 5GB and 5GiB; 0 for an empty string.
-func parseSize(s string) (int64, error) {
-	if s == "" {
-		return 0, nil
-	}
-	units := map[string]float64{"": 1, "B": 1, "K": 1e3, "KB": 1e3, "M": 1e6, "MB": 1e6, "G": 1e9, "GB": 1e9, "T": 1e12, "TB": 1e12,
-		"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
-	i := strings.IndexFunc(s, func(r rune) bool { return (r < '0' || r > '9') && r != '.' })
-	if i < 0 {
-		i = len(s)
-	}
-	unit, ok := units[strings.ToUpper(strings.TrimSpace(s[i:]))]
-	n, err := strconv.ParseFloat(s[:i], 64)
-	if !ok || err != nil || n*unit < 1 || n*unit > 1<<62 {
-		return 0, errors.New("want a size as in 500M, 5G or 2GiB")
-	}
-	return int64(n * unit), nil
 }

@@ -19,11 +19,38 @@ type encodersJSON struct {
 	Failed    string `json:"failed,omitempty"`
 }
 
+// deviceEncoder is an encoder and the device that it has to itself.
+type deviceEncoder interface {
+	convert.Encoder
+	Stats() encode.Stats
+	Name() string
+	Close()
+}
+
+// openDeviceEncoder opens a device to encode on. A variable: tests put devices
+// there that fail.
+var openDeviceEncoder = func(device string) (deviceEncoder, error) {
+	d, err := ops.Open(device)
+	if err != nil {
+		return nil, err
+	}
+	e, err := d.Encoder()
+	if err != nil {
+		d.Close()
+		return nil, err
+	}
+	return &xlaEncoder{e, d}, nil
+}
+
+type xlaEncoder struct {
+	*encode.Encoder
+	*ops.Device
+}
+
 // accelerated is an encoder on a device that was asked for, and what it does
 // where the device fails.
 type accelerated struct {
-	device   *ops.Device
-	encoder  *encode.Encoder
+	encoder  deviceEncoder
 	fallback bool
 	warn     func(error)
 
@@ -41,15 +68,11 @@ func (a *app) openEncoder(m *making) (*accelerated, error) {
 		}
 		return nil, nil
 	}
-	d, err := ops.Open(m.judging.device)
+	e, err := openDeviceEncoder(m.judging.device)
 	if err == nil {
-		var e *encode.Encoder
-		if e, err = d.Encoder(); err == nil {
-			return &accelerated{device: d, encoder: e, fallback: m.fallback, warn: func(err error) {
-				a.log.Warn("the device failed: the processor goes on encoding", "error", err)
-			}}, nil
-		}
-		d.Close()
+		return &accelerated{encoder: e, fallback: m.fallback, warn: func(err error) {
+			a.log.Warn("the device failed: the processor goes on encoding", "error", err)
+		}}, nil
 	}
 	if m.fallback {
 		a.log.Warn("no device to encode on: the processor does", "error", err)
@@ -68,6 +91,7 @@ func encoderOf(x *accelerated) convert.Encoder {
 
 func (x *accelerated) Can(t, stored gguf.Type) bool { return x.encoder.Can(t, stored) }
 func (x *accelerated) Batch() int64                 { return x.encoder.Batch() }
+func (x *accelerated) Calls() int                   { return x.encoder.Calls() }
 
 // Encode implements convert.Encoder.
 func (x *accelerated) Encode(dst []byte, t, stored gguf.Type, rows []byte, cols int, importance []float32) error {
@@ -89,17 +113,22 @@ func (x *accelerated) Encode(dst []byte, t, stored gguf.Type, rows []byte, cols 
 		}
 		x.mu.Unlock()
 	}
+	encodeByProcessor(dst, t, stored, rows, cols, importance)
+	return nil
+}
+
+// encodeByProcessor does what an encoder on a device does by package quantize.
+func encodeByProcessor(dst []byte, t, stored gguf.Type, rows []byte, cols int, importance []float32) {
 	read, _ := quantize.Lookup(stored)
 	write, _ := quantize.Lookup(t)
-	values := make([]float32, int64(len(rows))/stored.BlockBytes())
+	values := make([]float32, int64(len(rows))/stored.BlockBytes()*stored.BlockElements())
 	read.Decode(values, rows)
 	write.Encode(dst, values, cols, importance)
-	return nil
 }
 
 func (x *accelerated) close() {
 	if x != nil {
-		x.device.Close()
+		x.encoder.Close()
 	}
 }
 
@@ -109,7 +138,7 @@ func (x *accelerated) describe() *encodersJSON {
 		return nil
 	}
 	s := x.encoder.Stats()
-	out := &encodersJSON{Device: x.device.Name(), Blocks: s.Blocks, Canonical: s.Canonical}
+	out := &encodersJSON{Device: x.encoder.Name(), Blocks: s.Blocks, Canonical: s.Canonical}
 	if x.failed != nil {
 		out.Failed = x.failed.Error()
 	}
@@ -121,7 +150,7 @@ func (x *accelerated) inputs() string {
 	if x == nil {
 		return ""
 	}
-	return fmt.Sprintf(" encoded on %s", x.device.Name())
+	return fmt.Sprintf(" encoded on %s", x.encoder.Name())
 }
 
 // deviceError is a failure of the device, after which a later run can go on.

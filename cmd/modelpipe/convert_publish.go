@@ -8,11 +8,12 @@ import (
 	"strings"
 
 	"github.com/modelpipe/modelpipe/convert"
+	"github.com/modelpipe/modelpipe/pipeline"
 	"github.com/modelpipe/modelpipe/publish"
 )
 
 // convertTo renders the outputs straight into a remote target.
-func (a *app) convertTo(ctx context.Context, s *source, c *conversion, m *making, p *convert.Plan, outputs []convert.Output, target string, device *accelerated) (*publish.Receipt, error) {
+func (a *app) convertTo(ctx context.Context, s *pipeline.Source, c *conversion, m *making, p *convert.Plan, outputs []convert.Output, target string, device *accelerated) (*publish.Receipt, error) {
 	sink, err := publish.Open(target)
 	if err != nil {
 		return nil, withExit(exitUsage, err)
@@ -24,12 +25,12 @@ func (a *app) convertTo(ctx context.Context, s *source, c *conversion, m *making
 	artifact := &publish.Artifact{Model: describeModel(&p.Header)}
 	identities := make([]string, len(outputs))
 	for i, o := range outputs {
-		view, err := convert.NewView(o.Plan, s.fsys, opts.RenderOptions)
+		view, err := convert.NewView(o.Plan, s.FS, opts.RenderOptions)
 		if err != nil {
 			return nil, err
 		}
 		defer view.Close()
-		if identities[i], err = convert.Identity(o.Plan, s.fsys, opts); err != nil {
+		if identities[i], err = convert.Identity(o.Plan, s.FS, opts); err != nil {
 			return nil, err
 		}
 		artifact.Files = append(artifact.Files, publish.File{
@@ -38,7 +39,7 @@ func (a *app) convertTo(ctx context.Context, s *source, c *conversion, m *making
 	}
 	if strings.HasPrefix(target, "oci://") {
 		artifact.Files = append(artifact.Files, derivedFiles(&p.Header)...)
-		if license, ok := sourceLicense(s.fsys); ok {
+		if license, ok := sourceLicense(s.FS); ok {
 			artifact.Files = append(artifact.Files, license)
 		}
 		a.warnOllama(artifact)
@@ -53,7 +54,7 @@ func (a *app) convertTo(ctx context.Context, s *source, c *conversion, m *making
 		Resume: m.resume, Threads: m.threads, MoveTag: m.moveTag, TrustChecksum: m.trust, Progress: progress, Log: a.log, Keep: keepOutput,
 		BeforeNaming: func(ctx context.Context) error {
 			for i, o := range outputs {
-				now, err := convert.Identity(o.Plan, s.fsys, opts)
+				now, err := convert.Identity(o.Plan, s.FS, opts)
 				if err != nil {
 					return err
 				}
@@ -61,7 +62,7 @@ func (a *app) convertTo(ctx context.Context, s *source, c *conversion, m *making
 					return errors.New("a file of the source has changed since it was first read: convert again")
 				}
 			}
-			if s.snapshot == nil {
+			if s.Snapshot == nil {
 				return nil
 			}
 			return a.verify(ctx, s, m.resume)

@@ -20,6 +20,7 @@ import (
 	"github.com/modelpipe/modelpipe/gguf"
 	"github.com/modelpipe/modelpipe/hub/hubtest"
 	"github.com/modelpipe/modelpipe/internal/golden"
+	"github.com/modelpipe/modelpipe/pipeline"
 	"github.com/modelpipe/modelpipe/safetensors"
 )
 
@@ -519,12 +520,12 @@ func TestDefaultName(t *testing.T) {
 
 func TestParseSize(t *testing.T) {
 	for s, want := range map[string]int64{"": 0, "500M": 500e6, "5G": 5e9, "5GB": 5e9, "2GiB": 2 << 30, "1.5k": 1500, "100": 100} {
-		if n, err := parseSize(s); err != nil || n != want {
+		if n, err := pipeline.ParseSize(s); err != nil || n != want {
 			t.Errorf("%q is %d, %v: want %d", s, n, err, want)
 		}
 	}
 	for _, s := range []string{"G", "-1", "5X", "1e30T", "0", "NaN"} {
-		if n, err := parseSize(s); err == nil {
+		if n, err := pipeline.ParseSize(s); err == nil {
 			t.Errorf("%q is %d", s, n)
 		}
 	}

@@ -89,6 +89,7 @@ type cudaView struct {
 	GPUs      []string `json:"gpus"`
 	Plugin    string   `json:"plugin"`
 	Libraries string   `json:"libraries"`
+	Toolkit   string   `json:"toolkit"` // with libdevice
 	Searched  []string `json:"searched"`
 }
 
@@ -117,7 +118,7 @@ func diagnose() *diagnosis {
 			Available: procMemory("MemAvailable"),
 			Group:     groupMemory(),
 		},
-		CUDA: cudaView{append([]string{}, c.GPUs...), c.Plugin, c.Libraries, append([]string{}, c.Searched...)},
+		CUDA: cudaView{append([]string{}, c.GPUs...), c.Plugin, c.Libraries, c.Toolkit, append([]string{}, c.Searched...)},
 		Auto: ops.Auto(),
 	}
 	if info, ok := debug.ReadBuildInfo(); ok {
@@ -258,6 +259,7 @@ func (d *diagnosis) print(to io.Writer) error {
 	if d.CUDA.Plugin != "" {
 		line("cuda plugin", "%s", d.CUDA.Plugin)
 		line("cuda libraries", "%s", list(strings.Fields(d.CUDA.Libraries), "not found beside the plugin's package"))
+		line("cuda toolkit", "%s", list(strings.Fields(d.CUDA.Toolkit), "no libdevice found"))
 	} else {
 		line("cuda plugin", "not found (jax-cuda13-pjrt or jax-cuda12-pjrt)")
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/modelpipe/modelpipe/convert"
 	"github.com/modelpipe/modelpipe/gguf"
 	"github.com/modelpipe/modelpipe/ops/budget"
+	"github.com/modelpipe/modelpipe/pipeline"
 	"github.com/modelpipe/modelpipe/quantize"
 )
 
@@ -55,8 +56,8 @@ type presetJSON struct {
 func (f *fitting) wanted() bool { return f.maxSize != "" || f.maxKLD != 0 }
 
 // planFit plans with types that fit. plan makes a plan for a policy.
-func (c *conversion) planFit(ctx context.Context, s *source, recipe quantize.Recipe, plan func(convert.TypePolicy) (*convert.Plan, error)) (*convert.Plan, error) {
-	limit, err := parseSize(c.maxSize)
+func (c *conversion) planFit(ctx context.Context, s *pipeline.Source, recipe quantize.Recipe, plan func(convert.TypePolicy) (*convert.Plan, error)) (*convert.Plan, error) {
+	limit, err := pipeline.ParseSize(c.maxSize)
 	switch {
 	case err != nil:
 		return nil, usagef("--max-size %s: %w", c.maxSize, err)
@@ -186,7 +187,7 @@ func (c *conversion) overBudget(over *quantize.BudgetError, header int64, recipe
 }
 
 // findLosses reads the losses that were measured, or makes priors.
-func (c *conversion) findLosses(ctx context.Context, s *source, tensors []quantize.Tensor) (quantize.Losses, error) {
+func (c *conversion) findLosses(ctx context.Context, s *pipeline.Source, tensors []quantize.Tensor) (quantize.Losses, error) {
 	name, found := c.losses, true
 	if name == "" {
 		if found = c.imatrix != ""; found {
@@ -205,12 +206,12 @@ func (c *conversion) findLosses(ctx context.Context, s *source, tensors []quanti
 	if err != nil {
 		return nil, err
 	}
-	m, err := c.app.openModel(ctx, s, c.pre)
+	m, err := pipeline.OpenModel(ctx, s, c.pre)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	defer m.close()
-	digest, err := modelDigest(ctx, s, m)
+	defer m.Close()
+	digest, err := m.Digest(ctx, s)
 	if err != nil {
 		return nil, err
 	}

@@ -19,11 +19,7 @@ func onHub(t *testing.T, dir string) *hubtest.Server {
 	t.Helper()
 	server := hubtest.NewServer(t)
 	server.AddRepo(hubtest.Repo{ID: "org/m", FS: os.DirFS(dir)})
-	t.Setenv("HF_ENDPOINT", server.URL)
-	t.Setenv("HF_HOME", t.TempDir())
-	for _, name := range []string{"HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_OFFLINE", "HF_HUB_CACHE"} {
-		t.Setenv(name, "")
-	}
+	server.Environ(t)
 	return server
 }
 

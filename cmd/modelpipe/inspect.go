@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/modelpipe/modelpipe/gguf"
+	"github.com/modelpipe/modelpipe/pipeline"
 	"github.com/modelpipe/modelpipe/safetensors"
 )
 
@@ -44,7 +45,7 @@ each format stores them. Long values are shortened unless --full is given.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			v, err := a.inspect(cmd.Context(), args[0], file, full)
 			if err != nil {
-				return fmt.Errorf("inspect %s: %w", shownSource(args[0]), err)
+				return fmt.Errorf("inspect %s: %w", pipeline.ShownSource(args[0]), err)
 			}
 			if a.json {
 				return a.printJSON(v)
@@ -100,51 +101,51 @@ type tensorView struct {
 
 // inspect reads the headers of a source and describes them.
 func (a *app) inspect(ctx context.Context, arg, file string, full bool) (v *inspection, err error) {
-	s, err := a.openSource(ctx, arg)
+	s, err := pipeline.OpenSource(ctx, arg, a.log)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, s.close()) }()
+	defer func() { err = errors.Join(err, s.Close()) }()
 	if file != "" {
-		if s.file != "" || !fs.ValidPath(file) {
+		if s.File != "" || !fs.ValidPath(file) {
 			return nil, usagef("--file %s: want the name of a file in a folder or repository", file)
 		}
-		s.file = file
+		s.File = file
 	}
-	v = &inspection{Source: s.arg, Repository: s.repo, Commit: s.commit, Metadata: []valueView{}, Tensors: []tensorView{}}
+	v = &inspection{Source: s.Arg, Repository: s.Repo, Commit: s.Commit, Metadata: []valueView{}, Tensors: []tensorView{}}
 	if err := v.read(ctx, s, full); err != nil {
 		return nil, err
 	}
-	if s.bytesRead != nil {
-		v.BytesRead = s.bytesRead()
+	if s.BytesRead != nil {
+		v.BytesRead = s.BytesRead()
 	}
 	return v, nil
 }
 
 // read finds out what the source holds and reads it.
-func (v *inspection) read(ctx context.Context, s *source, full bool) error {
-	if s.file != "" {
-		isGGUF, err := s.isGGUF(s.file)
+func (v *inspection) read(ctx context.Context, s *pipeline.Source, full bool) error {
+	if s.File != "" {
+		isGGUF, err := isGGUF(s, s.File)
 		if err != nil {
 			return err
 		}
 		if isGGUF {
-			return v.readGGUF(s, s.file, full)
+			return v.readGGUF(s, s.File, full)
 		}
-		c, err := safetensors.OpenFile(ctx, s.fsys, s.file)
+		c, err := safetensors.OpenFile(ctx, s.FS, s.File)
 		if err != nil {
 			return err
 		}
 		return v.readCheckpoint(c, full)
 	}
-	c, err := safetensors.Open(ctx, s.fsys)
+	c, err := safetensors.Open(ctx, s.FS)
 	if err == nil {
 		return v.readCheckpoint(c, full)
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	models, ggufErr := ggufModels(s.fsys)
+	models, ggufErr := ggufModels(s.FS)
 	switch {
 	case ggufErr != nil:
 		return ggufErr
@@ -176,14 +177,14 @@ func ggufModels(fsys fs.FS) ([]string, error) {
 
 // isGGUF tells the formats apart: by the magic, and by the name where a file
 // that should be a GGUF does not have it, so that the error says so.
-func (s *source) isGGUF(name string) (bool, error) {
+func isGGUF(s *pipeline.Source, name string) (bool, error) {
 	if path.Ext(name) == ".gguf" {
 		return true, nil
 	}
 	if path.Ext(name) == ".safetensors" {
 		return false, nil
 	}
-	f, size, err := s.openFile(name)
+	f, size, err := s.OpenFile(name)
 	if err != nil {
 		return false, err
 	}
@@ -195,8 +196,8 @@ func (s *source) isGGUF(name string) (bool, error) {
 	return string(magic) == "GGUF", nil
 }
 
-func (v *inspection) readGGUF(s *source, name string, full bool) (err error) {
-	f, err := gguf.OpenFS(s.fsys, name)
+func (v *inspection) readGGUF(s *pipeline.Source, name string, full bool) (err error) {
+	f, err := gguf.OpenFS(s.FS, name)
 	if err != nil {
 		return err
 	}

@@ -2,11 +2,7 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
-	"encoding/hex"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 	"time"
@@ -16,6 +12,7 @@ import (
 	"github.com/modelpipe/modelpipe/gguf"
 	"github.com/modelpipe/modelpipe/ops"
 	"github.com/modelpipe/modelpipe/ops/budget"
+	"github.com/modelpipe/modelpipe/pipeline"
 	"github.com/modelpipe/modelpipe/quantize"
 )
 
@@ -83,23 +80,23 @@ func (a *app) losses(ctx context.Context, arg string, m *measuring) error {
 	if _, _, err := m.check(); err != nil {
 		return err
 	}
-	s, err := a.openSource(ctx, arg)
+	s, err := pipeline.OpenSource(ctx, arg, a.log)
 	if err != nil {
 		return err
 	}
-	defer s.close()
-	model, err := a.openModel(ctx, s, m.pre)
+	defer s.Close()
+	model, err := pipeline.OpenModel(ctx, s, m.pre)
 	if err != nil {
 		return err
 	}
-	defer model.close()
+	defer model.Close()
 	c := conversion{imatrix: m.imatrix}
 	if err := c.readImatrix(); err != nil {
 		return err
 	}
 	tensors := map[string]quantize.Tensor{}
 	var all []quantize.Tensor
-	for _, t := range model.header.Tensors {
+	for _, t := range model.Header.Tensors {
 		tensors[t.Name] = quantize.Tensor{Name: t.Name, Shape: t.Shape, Type: t.Type}
 		all = append(all, tensors[t.Name])
 	}
@@ -111,11 +108,11 @@ func (a *app) losses(ctx context.Context, arg string, m *measuring) error {
 		}
 		weighed = func(name string) bool { return !slices.Contains(coverage.Missing, name) }
 	}
-	chunks, err := m.cut(model)
+	chunks, err := model.Chunks(m.text, m.chunks, m.ctx)
 	if err != nil {
 		return err
 	}
-	digest, err := modelDigest(ctx, s, model)
+	digest, err := model.Digest(ctx, s)
 	if err != nil {
 		return err
 	}
@@ -125,7 +122,7 @@ func (a *app) losses(ctx context.Context, arg string, m *measuring) error {
 	}
 	defer d.Close()
 	start, last := time.Now(), time.Now()
-	table, err := budget.Measure(ctx, d, model.model, chunks, budget.Options{
+	table, err := budget.Measure(ctx, d, model.Spec, chunks, budget.Options{
 		Types: func(name string, cols int) []gguf.Type {
 			t := tensors[name]
 			if !quantize.Quantizable(name, t.Shape) {
@@ -156,33 +153,6 @@ func (a *app) losses(ctx context.Context, arg string, m *measuring) error {
 	}
 	fmt.Fprintf(a.stdout, "%s: losses of %d tensors from %d chunks of %d tokens\n", r.Output, r.Tensors, r.Chunks, r.Ctx)
 	return nil
-}
-
-// modelDigest tells models apart: by the header of the GGUF file without what
-// the model is called, and by its weights (the commit of a repository on the
-// Hub, the first row of each elsewhere).
-func modelDigest(ctx context.Context, s *source, m *openedModel) (string, error) {
-	h := sha256.New()
-	header := *m.header
-	header.Metadata = slices.DeleteFunc(slices.Clone(header.Metadata), func(kv gguf.KV) bool {
-		return strings.HasPrefix(kv.Key, "general.") && kv.Key != "general.alignment"
-	})
-	head, err := header.AppendBinary(nil)
-	if err != nil {
-		return "", err
-	}
-	h.Write(head)
-	fmt.Fprintf(h, "%q %q\n", s.repo, s.commit)
-	if s.commit == "" {
-		var b [4]byte
-		if err := firstRows(ctx, m.model, func(v float32) {
-			binary.LittleEndian.PutUint32(b[:], math.Float32bits(v))
-			h.Write(b[:])
-		}); err != nil {
-			return "", err
-		}
-	}
-	return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
 }
 
 // imatrixDigest is that of the importance matrix, empty where there is none.

@@ -17,6 +17,7 @@ import (
 	"github.com/modelpipe/modelpipe/convert"
 	"github.com/modelpipe/modelpipe/gguf"
 	"github.com/modelpipe/modelpipe/internal/bulkhash"
+	"github.com/modelpipe/modelpipe/pipeline"
 	"github.com/modelpipe/modelpipe/quantize"
 )
 
@@ -39,7 +40,6 @@ type conversion struct {
 	meta []string
 
 	fitting
-	app *app
 
 	// what the flags and the files that they name amount to
 	chosen     quantize.Recipe
@@ -64,8 +64,8 @@ func (c *conversion) register(f *pflag.FlagSet) {
 }
 
 // plan plans the source as the flags say.
-func (c *conversion) plan(ctx context.Context, s *source) (*convert.Plan, error) {
-	o := convert.Options{Name: c.name, Pre: c.pre, Source: s.repo, Repository: s.repo, Commit: s.commit}
+func (c *conversion) plan(ctx context.Context, s *pipeline.Source) (*convert.Plan, error) {
+	o := convert.Options{Name: c.name, Pre: c.pre, Source: s.Repo, Repository: s.Repo, Commit: s.Commit}
 	for _, m := range c.meta {
 		kv, err := parseMeta(m)
 		if err != nil {
@@ -82,25 +82,25 @@ func (c *conversion) plan(ctx context.Context, s *source) (*convert.Plan, error)
 		return nil, err
 	}
 	if o.Source == "" {
-		o.Source = s.name
+		o.Source = s.Name
 	}
-	if s.file != "" && !strings.HasSuffix(s.file, ".gguf") {
-		return nil, usagef("%s: want a model folder, hf://org/name or a .gguf file", s.arg)
+	if s.File != "" && !strings.HasSuffix(s.File, ".gguf") {
+		return nil, usagef("%s: want a model folder, hf://org/name or a .gguf file", s.Arg)
 	}
 	plan := func(types convert.TypePolicy) (*convert.Plan, error) {
 		o := o
 		o.Types = types
-		if s.file != "" {
-			return convert.PlanGGUF(ctx, s.fsys, s.file, o)
+		if s.File != "" {
+			return convert.PlanGGUF(ctx, s.FS, s.File, o)
 		}
-		return convert.NewPlan(ctx, s.fsys, o)
+		return convert.NewPlan(ctx, s.FS, o)
 	}
 	switch {
 	case c.fitting.wanted():
 		return c.planFit(ctx, s, recipe, plan)
 	case c.losses != "" || c.fast:
 		return nil, usagef("--losses and --fast-types go with --max-size or --max-kld")
-	case s.file != "" && reflect.DeepEqual(recipe, quantize.Recipe{Preset: "auto"}):
+	case s.File != "" && reflect.DeepEqual(recipe, quantize.Recipe{Preset: "auto"}):
 		return plan(nil)
 	}
 	return plan(convert.NewTypePolicy(recipe, c.importance, c.imatrix))
@@ -256,7 +256,7 @@ type tensorJSON struct {
 }
 
 func newPlan(a *app) *cobra.Command {
-	c := conversion{app: a}
+	c := conversion{}
 	cmd := &cobra.Command{
 		Use:   "plan SOURCE",
 		Short: "Show the file that convert would write, to the byte",
@@ -271,11 +271,11 @@ Hub it reads a few ranges; how many bytes, it says.`,
   modelpipe plan hf://Qwen/Qwen3-8B --max-size 5GB`,
 		Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := a.openSource(cmd.Context(), args[0])
+			s, err := pipeline.OpenSource(cmd.Context(), args[0], a.log)
 			if err != nil {
 				return err
 			}
-			defer s.close()
+			defer s.Close()
 			p, err := c.plan(cmd.Context(), s)
 			if err != nil {
 				return err
@@ -295,18 +295,18 @@ Hub it reads a few ranges; how many bytes, it says.`,
 }
 
 // printPlan prints a plan as JSON.
-func (a *app) printPlan(s *source, c *conversion, p *convert.Plan) error {
+func (a *app) printPlan(s *pipeline.Source, c *conversion, p *convert.Plan) error {
 	recipe, err := c.describe()
 	if err != nil {
 		return err
 	}
 	out := planJSON{
 		recipeJSON: recipe,
-		Source:     s.arg, Repository: s.repo, Commit: s.commit, Architecture: p.Arch, Parameters: p.Parameters,
+		Source:     s.Arg, Repository: s.Repo, Commit: s.Commit, Architecture: p.Arch, Parameters: p.Parameters,
 		Size: p.Size, HeaderSize: p.HeaderSize, Notes: append([]string{}, p.Notes...), NeedImatrix: p.NeedImportance, Tensors: []tensorJSON{},
 	}
-	if s.bytesRead != nil {
-		out.BytesRead = s.bytesRead()
+	if s.BytesRead != nil {
+		out.BytesRead = s.BytesRead()
 	}
 	for _, t := range p.Steps {
 		out.Tensors = append(out.Tensors, tensorJSON{t.Name, t.Type.String(), t.Shape, t.Offset, t.Size, t.From.String()})
@@ -315,10 +315,10 @@ func (a *app) printPlan(s *source, c *conversion, p *convert.Plan) error {
 }
 
 // printSummary prints a plan in a few lines.
-func (c *conversion) printSummary(w io.Writer, s *source, p *convert.Plan) error {
+func (c *conversion) printSummary(w io.Writer, s *pipeline.Source, p *convert.Plan) error {
 	var b strings.Builder
-	if s.repo != "" {
-		fmt.Fprintf(&b, "source        %s at commit %s\n", s.repo, s.commit)
+	if s.Repo != "" {
+		fmt.Fprintf(&b, "source        %s at commit %s\n", s.Repo, s.Commit)
 	}
 	fmt.Fprintf(&b, "architecture  %s\n", p.Arch)
 	fmt.Fprintf(&b, "parameters    %d\n", p.Parameters)
@@ -333,8 +333,8 @@ func (c *conversion) printSummary(w io.Writer, s *source, p *convert.Plan) error
 	if len(p.NeedImportance) > 0 {
 		fmt.Fprintf(&b, "note          %s\n", needImportance(p))
 	}
-	if s.bytesRead != nil {
-		fmt.Fprintf(&b, "read          %d bytes over the network\n", s.bytesRead())
+	if s.BytesRead != nil {
+		fmt.Fprintf(&b, "read          %d bytes over the network\n", s.BytesRead())
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/modelpipe/modelpipe/pipeline"
 	"github.com/modelpipe/modelpipe/publish"
 )
 
@@ -70,7 +71,7 @@ func (a *app) publish(ctx context.Context, names []string, p *publishing) error 
 	if p.threads < 0 {
 		return usagef("--threads %d: want a number of workers", p.threads)
 	}
-	partSize, err := parseSize(p.partSize)
+	partSize, err := pipeline.ParseSize(p.partSize)
 	if err != nil {
 		return usagef("--part-size %s: %w", p.partSize, err)
 	}

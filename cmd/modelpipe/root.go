@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/modelpipe/modelpipe/hub"
+	"github.com/modelpipe/modelpipe/pipeline"
 	"github.com/modelpipe/modelpipe/publish"
 )
 
@@ -49,7 +50,9 @@ func exitCode(err error) int {
 		return exitDone
 	case errors.As(err, &exit):
 		return exit.code
-	case errors.Is(err, hub.ErrUnavailable), errors.Is(err, publish.ErrUnavailable):
+	case errors.Is(err, pipeline.ErrUsage):
+		return exitUsage
+	case errors.Is(err, hub.ErrUnavailable), errors.Is(err, publish.ErrUnavailable), errors.Is(err, pipeline.ErrLocked), errors.Is(err, pipeline.ErrLeaseLost):
 		return exitUnavailable
 	}
 	return exitFailed
@@ -65,8 +68,11 @@ type app struct {
 }
 
 // printJSON writes v as indented JSON to stdout.
-func (a *app) printJSON(v any) error {
-	e := json.NewEncoder(a.stdout)
+func (a *app) printJSON(v any) error { return encodeJSON(a.stdout, v) }
+
+// encodeJSON writes v as indented JSON.
+func encodeJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)
 	e.SetIndent("", "  ")
 	return e.Encode(v)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/modelpipe/modelpipe/catalog/trust"
 	"github.com/modelpipe/modelpipe/edge"
+	"github.com/modelpipe/modelpipe/pipeline"
 	"github.com/modelpipe/modelpipe/publish"
 )
 
@@ -119,18 +120,18 @@ func (s *syncing) options(a *app) (err error) {
 		if size.text == "0" {
 			continue
 		}
-		if *size.to, err = parseSize(size.text); err != nil {
+		if *size.to, err = pipeline.ParseSize(size.text); err != nil {
 			return usagef("%s %s: %w", size.flag, size.text, err)
 		}
 	}
 	for _, peer := range o.Peers {
-		if !isURL(peer) {
+		if !pipeline.IsURL(peer) {
 			return usagef("--peer %s: want http://host:port", peer)
 		}
 	}
 	o.Health = edge.Health{Command: s.healthCommand, URL: s.healthURL, Timeout: s.healthTimeout}
 	switch {
-	case s.healthURL != "" && !isURL(s.healthURL):
+	case s.healthURL != "" && !pipeline.IsURL(s.healthURL):
 		return usagef("--health-url %s: want http://host/...", s.healthURL)
 	case s.healthTimeout <= 0 || o.Stall <= 0 || o.Retry <= 0:
 		return usagef("--health-timeout, --stall-time and --retry-after: want times that are more than nothing")
@@ -155,7 +156,7 @@ func (s *syncing) options(a *app) (err error) {
 	if s.daemon {
 		o.Round = s.interval
 	}
-	o.FirstUse = o.FirstUse || !isURL(o.Catalog) && !publish.IsRemote(o.Catalog)
+	o.FirstUse = o.FirstUse || !pipeline.IsURL(o.Catalog) && !publish.IsRemote(o.Catalog)
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"reflect"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"github.com/modelpipe/modelpipe/ops"
 	"github.com/modelpipe/modelpipe/ops/fromgguf"
 	"github.com/modelpipe/modelpipe/ops/spec"
+	"github.com/modelpipe/modelpipe/pipeline"
 	"github.com/modelpipe/modelpipe/quantize"
 	"github.com/modelpipe/modelpipe/validate"
 )
@@ -28,6 +30,7 @@ type trial struct {
 	name, text  string
 	chunks, ctx int
 	device      string
+	log         *slog.Logger
 }
 
 // fitted names the choice that is not a preset.
@@ -87,8 +90,8 @@ func challengers(all []stock, size int64) []stock {
 type running struct {
 	*trial
 	c         *conversion
-	s         *source
-	reference *openedModel
+	s         *pipeline.Source
+	reference *pipeline.Model
 	chunks    [][]int32
 	device    *ops.Device
 	out       trialJSON
@@ -96,26 +99,26 @@ type running struct {
 }
 
 // startTrial opens the model and the device and cuts the text.
-func (c *conversion) startTrial(ctx context.Context, s *source) (_ *running, err error) {
+func (c *conversion) startTrial(ctx context.Context, s *pipeline.Source) (_ *running, err error) {
 	t := c.trial
 	r := &running{trial: t, c: c, s: s}
-	if r.reference, err = c.app.openModel(ctx, s, c.pre); err != nil {
+	if r.reference, err = pipeline.OpenModel(ctx, s, c.pre); err != nil {
 		return nil, fmt.Errorf("measure: %w", err)
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, r.reference.close())
+			err = errors.Join(err, r.reference.Close())
 		}
 	}()
-	m := r.reference.model
+	m := r.reference.Spec
 	switch {
 	case m.Head == nil:
 		return nil, usagef("--measure: the model predicts no tokens")
 	case m.Context > 0 && t.ctx > m.Context:
 		return nil, usagef("--ctx %d: the model was made for %d", t.ctx, m.Context)
 	}
-	if r.chunks, err = cutText(r.reference, t.name, t.text, t.chunks, t.ctx); err != nil {
-		return nil, fmt.Errorf("measure: %w", err)
+	if r.chunks, err = r.reference.Cut(t.text, t.chunks, t.ctx); err != nil {
+		return nil, fmt.Errorf("measure: %s: %w", t.name, err)
 	}
 	if r.device, err = ops.Open(t.device); err != nil {
 		return nil, err
@@ -126,7 +129,7 @@ func (c *conversion) startTrial(ctx context.Context, s *source) (_ *running, err
 
 func (r *running) close() error {
 	r.device.Close()
-	return r.reference.close()
+	return r.reference.Close()
 }
 
 // measure measures choices side by side and returns the mean divergence of
@@ -134,7 +137,7 @@ func (r *running) close() error {
 func (r *running) measure(ctx context.Context, choices ...choice) (_ []float64, err error) {
 	var models []*spec.Model
 	for _, x := range choices {
-		view, err := convert.NewView(x.plan, r.s.fsys, convert.RenderOptions{Imatrix: r.c.importance})
+		view, err := convert.NewView(x.plan, r.s.FS, convert.RenderOptions{Imatrix: r.c.importance})
 		if err != nil {
 			return nil, fmt.Errorf("measure %s: %w", x.name, err)
 		}
@@ -146,10 +149,10 @@ func (r *running) measure(ctx context.Context, choices ...choice) (_ []float64, 
 		models = append(models, m)
 	}
 	last := time.Now()
-	results, err := ops.CompareAll(ctx, r.device, r.reference.model, models, r.chunks, ops.Options{Progress: func(p ops.Progress) {
+	results, err := ops.CompareAll(ctx, r.device, r.reference.Spec, models, r.chunks, ops.Options{Progress: func(p ops.Progress) {
 		if time.Since(last) >= judgingEvery {
 			last = time.Now()
-			r.c.app.log.Info("measuring what is chosen", "stage", p.Stage, "done", p.Done, "total", p.Total)
+			r.log.Info("measuring what is chosen", "stage", p.Stage, "done", p.Done, "total", p.Total)
 		}
 	}})
 	if err != nil {

@@ -21,6 +21,7 @@ import (
 	"github.com/modelpipe/modelpipe/gguf"
 	"github.com/modelpipe/modelpipe/internal/wholefile"
 	"github.com/modelpipe/modelpipe/ops"
+	"github.com/modelpipe/modelpipe/pipeline"
 	"github.com/modelpipe/modelpipe/quantize"
 	"github.com/modelpipe/modelpipe/validate"
 )
@@ -39,6 +40,7 @@ type judging struct {
 	device   string
 	maxKLD   float64
 	minTop1  float64
+	maxPPL   float64
 	gate     []string
 	runtime  string
 	report   string
@@ -53,7 +55,7 @@ type judging struct {
 }
 
 // judgingFlags are the names of the flags that register adds.
-var judgingFlags = []string{"text", "chunks", "ctx", "device", "max-kld", "min-top1", "gate", "runtime", "report", "canaries", "skip", "beside"}
+var judgingFlags = []string{"text", "chunks", "ctx", "device", "max-kld", "min-top1", "max-ppl-ratio", "gate", "runtime", "report", "canaries", "skip", "beside"}
 
 func (j *judging) register(f *pflag.FlagSet) {
 	f.StringVar(&j.text, "text", "", "measure on the text of `FILE` (default: one that comes with modelpipe)")
@@ -62,6 +64,7 @@ func (j *judging) register(f *pflag.FlagSet) {
 	f.StringVar(&j.device, "device", "auto", "compute on `DEVICE`: cpu, cuda, xla:/path/to/plugin.so or auto")
 	f.Float64Var(&j.maxKLD, "max-kld", 0, "refuse a mean KL divergence of more than so many `NATS` (default: a ceiling for the file's bits per weight)")
 	f.Float64Var(&j.minTop1, "min-top1", 0, "refuse a `SHARE` of less than this (0 to 1) of predictions with the same first choice")
+	f.Float64Var(&j.maxPPL, "max-ppl-ratio", 0, "refuse a perplexity of more than so many `TIMES` the source's")
 	f.StringSliceVar(&j.gate, "gate", nil, "further gates: stock, not to be worse than the best stock preset of at most as many bytes")
 	f.StringVar(&j.runtime, "runtime", "", "compare with what the llama.cpp server at `URL` makes of the file")
 	f.StringVar(&j.report, "report", "", "write the report: both files into a folder, or one `FILE`.json or FILE.html")
@@ -111,25 +114,25 @@ func (a *app) validate(ctx context.Context, arg, against, imatrix string, j *jud
 	if against == "" {
 		return usagef("validate: want --against SOURCE")
 	}
-	candidate, err := a.openSource(ctx, arg)
+	candidate, err := pipeline.OpenSource(ctx, arg, a.log)
 	if err != nil {
 		return err
 	}
-	defer func() { candidate.close() }()
-	if !strings.HasSuffix(candidate.file, ".gguf") {
-		return usagef("%s: want a .gguf file", candidate.arg)
+	defer func() { candidate.Close() }()
+	if !strings.HasSuffix(candidate.File, ".gguf") {
+		return usagef("%s: want a .gguf file", candidate.Arg)
 	}
-	source, err := a.openSource(ctx, against)
+	source, err := pipeline.OpenSource(ctx, against, a.log)
 	if err != nil {
 		return err
 	}
-	defer func() { source.close() }()
+	defer func() { source.Close() }()
 	c := conversion{imatrix: imatrix}
 	if err := c.readImatrix(); err != nil {
 		return err
 	}
 	r, err := a.judge(ctx, j, source, c.importance, func(ctx context.Context) (*validate.Candidate, error) {
-		return validate.OpenCandidate(ctx, candidate.fsys, candidate.file)
+		return validate.OpenCandidate(ctx, candidate.FS, candidate.File)
 	})
 	if err != nil {
 		return err
@@ -162,7 +165,7 @@ func verdict(r *validate.Report) error {
 }
 
 // judge opens what the flags name, judges the candidate and writes the report.
-func (a *app) judge(ctx context.Context, j *judging, s *source, importance *quantize.Imatrix, open func(context.Context) (*validate.Candidate, error)) (*validate.Report, error) {
+func (a *app) judge(ctx context.Context, j *judging, s *pipeline.Source, importance *quantize.Imatrix, open func(context.Context) (*validate.Candidate, error)) (*validate.Report, error) {
 	o, err := a.judgeOptions(j, s, importance)
 	if err != nil {
 		return nil, err
@@ -175,9 +178,9 @@ func (a *app) judge(ctx context.Context, j *judging, s *source, importance *quan
 		return nil, err
 	}
 	defer closeBeside()
-	reference, closeReference, err := openReference(ctx, s)
+	reference, closeReference, err := pipeline.OpenReference(ctx, s)
 	if err != nil {
-		return nil, fmt.Errorf("source %s: %w", s.arg, err)
+		return nil, fmt.Errorf("source %s: %w", s.Arg, err)
 	}
 	defer closeReference()
 	c, err := open(ctx)
@@ -216,22 +219,22 @@ func (a *app) openBeside(ctx context.Context, args []string, o *validate.Options
 	}
 	for _, arg := range args {
 		err := func() error {
-			s, err := a.openSource(ctx, arg)
+			s, err := pipeline.OpenSource(ctx, arg, a.log)
 			if err != nil {
 				return err
 			}
-			closers = append(closers, s.close)
-			if !strings.HasSuffix(s.file, ".gguf") {
-				return usagef("--beside %s: want a .gguf file", s.arg)
+			closers = append(closers, s.Close)
+			if !strings.HasSuffix(s.File, ".gguf") {
+				return usagef("--beside %s: want a .gguf file", s.Arg)
 			}
-			f, err := gguf.OpenFS(s.fsys, s.file)
+			f, err := gguf.OpenFS(s.FS, s.File)
 			if err != nil {
 				return err
 			}
 			closers = append(closers, f.Close)
-			b := validate.Beside{Name: strings.TrimSuffix(s.file, ".gguf"), Kind: validate.AlternativeFile, File: f}
+			b := validate.Beside{Name: strings.TrimSuffix(s.File, ".gguf"), Kind: validate.AlternativeFile, File: f}
 			for _, p := range f.Parts {
-				info, err := fs.Stat(s.fsys, p.Name)
+				info, err := fs.Stat(s.FS, p.Name)
 				if err != nil {
 					return err
 				}
@@ -282,7 +285,7 @@ func (p *judgingProgress) say(more ...any) {
 }
 
 // canJudge fails where judge would for what is known before there is a file.
-func (a *app) canJudge(ctx context.Context, j *judging, s *source, importance *quantize.Imatrix) error {
+func (a *app) canJudge(ctx context.Context, j *judging, s *pipeline.Source, importance *quantize.Imatrix) error {
 	o, err := a.judgeOptions(j, s, importance)
 	if err != nil {
 		return err
@@ -292,9 +295,9 @@ func (a *app) canJudge(ctx context.Context, j *judging, s *source, importance *q
 		return err
 	}
 	defer closeBeside()
-	reference, closeReference, err := openReference(ctx, s)
+	reference, closeReference, err := pipeline.OpenReference(ctx, s)
 	if err != nil {
-		return fmt.Errorf("source %s: %w", s.arg, err)
+		return fmt.Errorf("source %s: %w", s.Arg, err)
 	}
 	defer closeReference()
 	d, err := ops.Open(j.device)
@@ -310,7 +313,7 @@ func (a *app) canJudge(ctx context.Context, j *judging, s *source, importance *q
 }
 
 // judgeOptions turns flags into options.
-func (a *app) judgeOptions(j *judging, s *source, importance *quantize.Imatrix) (validate.Options, error) {
+func (a *app) judgeOptions(j *judging, s *pipeline.Source, importance *quantize.Imatrix) (validate.Options, error) {
 	o := validate.Options{
 		Version: version().Version, Chunks: j.chunks, Ctx: j.ctx, Skip: j.skip, Runtime: j.runtime, Imatrix: importance,
 		Alternatives: j.alternatives,
@@ -340,6 +343,9 @@ func (a *app) judgeOptions(j *judging, s *source, importance *quantize.Imatrix) 
 		}
 		o.MinTop1 = &j.minTop1
 	}
+	if j.set("max-ppl-ratio") {
+		o.MaxPPLRatio = &j.maxPPL
+	}
 	if j.text != "" {
 		text, err := j.readText(j.text)
 		if err != nil {
@@ -360,11 +366,11 @@ func (a *app) judgeOptions(j *judging, s *source, importance *quantize.Imatrix) 
 }
 
 // trial measures on the text, in the chunks and on the device of a judgement.
-func (j *judging) trial() (*trial, error) {
+func (j *judging) trial(log *slog.Logger) (*trial, error) {
 	if j.chunks < 1 || j.ctx < 8 {
 		return nil, usagef("--chunks %d --ctx %d: want at least one chunk of 8 tokens", j.chunks, j.ctx)
 	}
-	t := &trial{name: "default", text: validate.DefaultText, chunks: j.chunks, ctx: j.ctx, device: j.device}
+	t := &trial{name: "default", text: validate.DefaultText, chunks: j.chunks, ctx: j.ctx, device: j.device, log: log}
 	if j.text == "" {
 		return t, nil
 	}
@@ -400,48 +406,24 @@ func (j *judging) readText(name string) (string, error) {
 	return j.read[name], nil
 }
 
-// openReference opens a source as the reference. The second result closes it.
-func openReference(ctx context.Context, s *source) (*validate.Source, func() error, error) {
-	info := validate.SourceInfo{Name: s.arg, Repository: s.repo, Commit: s.commit}
-	if s.file == "" {
-		r, err := validate.OpenFolder(ctx, s.fsys, info)
-		if err != nil {
-			return nil, nil, err
-		}
-		return r, r.Close, nil
-	}
-	if !strings.HasSuffix(s.file, ".gguf") {
-		return nil, nil, usagef("%s: want a model folder, hf://org/name or a .gguf file", s.arg)
-	}
-	f, err := gguf.OpenFS(s.fsys, s.file)
-	if err != nil {
-		return nil, nil, err
-	}
-	r, err := validate.OpenGGUF(f, info)
-	if err != nil {
-		return nil, nil, errors.Join(err, f.Close())
-	}
-	return r, f.Close, nil
-}
-
 // anyPre is a pre-tokenizer for files of which only the tensors are read.
 const anyPre = "default"
 
 // bestStock plans every stock preset that the model can be in and returns the
 // largest one whose tensors have at most maxBytes.
-func bestStock(ctx context.Context, s *source, importance *quantize.Imatrix, maxBytes int64) (*validate.StockFile, error) {
+func bestStock(ctx context.Context, s *pipeline.Source, importance *quantize.Imatrix, maxBytes int64) (*validate.StockFile, error) {
 	var best *convert.Plan
 	var name string
 	var refused error
 	most := int64(-1)
 	for _, preset := range quantize.PresetNames() {
-		o := convert.Options{Source: s.name, Repository: s.repo, Commit: s.commit, Pre: anyPre, Types: convert.NewTypePolicy(quantize.Recipe{Preset: preset}, importance, "")}
+		o := convert.Options{Source: s.Name, Repository: s.Repo, Commit: s.Commit, Pre: anyPre, Types: convert.NewTypePolicy(quantize.Recipe{Preset: preset}, importance, "")}
 		var p *convert.Plan
 		var err error
-		if s.file != "" {
-			p, err = convert.PlanGGUF(ctx, s.fsys, s.file, o)
+		if s.File != "" {
+			p, err = convert.PlanGGUF(ctx, s.FS, s.File, o)
 		} else {
-			p, err = convert.NewPlan(ctx, s.fsys, o)
+			p, err = convert.NewPlan(ctx, s.FS, o)
 		}
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -461,7 +443,7 @@ func bestStock(ctx context.Context, s *source, importance *quantize.Imatrix, max
 	if best == nil {
 		return nil, errors.Join(fmt.Errorf("no stock preset has at most %d bytes of tensors", maxBytes), refused)
 	}
-	view, err := convert.NewView(best, s.fsys, convert.RenderOptions{Imatrix: importance})
+	view, err := convert.NewView(best, s.FS, convert.RenderOptions{Imatrix: importance})
 	if err != nil {
 		return nil, err
 	}

@@ -157,6 +157,17 @@ func NewServer(t testing.TB) *Server {
 	return s
 }
 
+// Environ points the environment of a test at the server, with no token and an
+// empty cache.
+func (s *Server) Environ(t *testing.T) {
+	t.Helper()
+	t.Setenv("HF_ENDPOINT", s.URL)
+	t.Setenv("HF_HOME", t.TempDir())
+	for _, name := range []string{"HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_OFFLINE", "HF_HUB_CACHE"} {
+		t.Setenv(name, "")
+	}
+}
+
 // AddRepo serves r and returns the commit of its branch main. It panics on what only a wrong test does.
 func (s *Server) AddRepo(r Repo) string {
 	s.mu.Lock()

@@ -13,10 +13,14 @@
 package bulkhash
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding"
+	"encoding/hex"
+	"errors"
 	"fmt"
 	"hash"
+	"io"
 )
 
 // pieceBytes is what is hashed between two clearings, a multiple of every
@@ -66,4 +70,24 @@ func (h *pieces) UnmarshalBinary(state []byte) error {
 		return fmt.Errorf("the state of %T cannot be unmarshaled", h.Hash)
 	}
 	return m.UnmarshalBinary(state)
+}
+
+// Digest returns the SHA-256 of what a reader has, in hexadecimal. It ends with
+// its context.
+func Digest(ctx context.Context, r io.Reader) (string, error) {
+	h := NewSHA256()
+	buffer := make([]byte, 1<<20)
+	for {
+		n, err := r.Read(buffer)
+		h.Write(buffer[:n])
+		if errors.Is(err, io.EOF) {
+			return hex.EncodeToString(h.Sum(nil)), nil
+		}
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return "", err
+		}
+	}
 }

@@ -31,7 +31,7 @@ var allowed = map[string][]string{
 	"publish":     {},
 	"catalog":     {"gguf", "publish"},
 	"edge":        {"catalog", "publish"},
-	"pipeline":    {"gguf", "safetensors", "hub", "tokenizer", "quantize", "convert", "ops", "validate", "publish", "catalog", "edge"},
+	"pipeline":    {"gguf", "safetensors", "hub", "tokenizer", "quantize", "convert", "ops", "validate", "publish", "catalog"},
 	"internal":    {},
 }
 

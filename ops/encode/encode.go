@@ -10,9 +10,11 @@ package encode
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
@@ -21,18 +23,12 @@ import (
 	"github.com/gomlx/gomlx/core/tensors"
 
 	"github.com/modelpipe/modelpipe/gguf"
+	"github.com/modelpipe/modelpipe/ops/decode"
 	"github.com/modelpipe/modelpipe/quantize"
 )
 
 // Types returns the types that can be encoded, in the order of their ids.
-func Types() []gguf.Type {
-	var types []gguf.Type
-	for t := range encoders {
-		types = append(types, t)
-	}
-	slices.Sort(types)
-	return types
-}
+func Types() []gguf.Type { return slices.Sorted(maps.Keys(encoders)) }
 
 // rows are whole rows of weights as a source stores them, cols to a row.
 type rows struct {
@@ -41,6 +37,9 @@ type rows struct {
 	cols int
 }
 
+// bytes is the size of n weights that are whole blocks of the source.
+func (r rows) bytes(n int) int { return n / int(r.typ.BlockElements()) * int(r.typ.BlockBytes()) }
+
 // Stats counts what an Encoder has done.
 type Stats struct {
 	Blocks int64
@@ -48,6 +47,11 @@ type Stats struct {
 	// that is not finite, or of a range in which a graph's arithmetic would
 	// under- or overflow.
 	Canonical int64
+
+	// What batches took, added up. They overlap, so that the sum is more than
+	// the time that passed where there were several calls at once. Compute
+	// holds the compiling of each graph too.
+	Upload, Compute, Download time.Duration
 }
 
 // The sizes of graphs, in weights. Each compiles by itself, so there are two:
@@ -75,6 +79,7 @@ type Encoder struct {
 // kind is what a graph is built for; its shapes are the executor's matter.
 type kind struct {
 	typ      gguf.Type
+	stored   gguf.Type
 	weighted bool
 }
 
@@ -86,13 +91,15 @@ func New(backend compute.Backend) *Encoder {
 // Can reports whether rows stored as one type can be encoded as another.
 func (e *Encoder) Can(t, stored gguf.Type) bool {
 	_, ok := encoders[t]
-	_, known := storedAs[stored]
-	return ok && known
+	return ok && decode.Can(stored)
 }
 
 // Batch is the number of weights that a call should bring for the device to
 // be well used.
 func (e *Encoder) Batch() int64 { return largeBatch }
+
+// Calls is the number of calls under way that keep the device busy.
+func (e *Encoder) Calls() int { return inFlight }
 
 // Stats returns the counts so far.
 func (e *Encoder) Stats() Stats {
@@ -101,28 +108,30 @@ func (e *Encoder) Stats() Stats {
 	return e.stats
 }
 
-// storedAs gives the graph's type of what Rows can hold.
-var storedAs = map[gguf.Type]dtypes.DType{gguf.F32: dtypes.Float32, gguf.F16: dtypes.Float16, gguf.BF16: dtypes.BFloat16}
+// numbers gives the graph's type of what a source stores number by number; all
+// else is uploaded as bytes, and decoded on the device.
+var numbers = map[gguf.Type]dtypes.DType{gguf.F32: dtypes.Float32, gguf.F16: dtypes.Float16, gguf.BF16: dtypes.BFloat16}
 
 // Encode writes the blocks of whole rows of cols weights to dst, which has
-// exactly their size. The rows are F32, F16 or BF16, little-endian. importance
-// holds one weight per column, or is nil; a type without a use for it ignores
-// it, as the canonical one does.
+// exactly their size. The rows are stored as any type that can be decoded.
+// importance holds one weight per column, or is nil; a type without a use for
+// it ignores it, as the canonical one does.
 func (e *Encoder) Encode(dst []byte, t, stored gguf.Type, data []byte, cols int, importance []float32) error {
 	row, ok := encoders[t]
-	width := int(stored.BlockBytes())
 	rows := rows{stored, data, cols}
 	switch {
 	case !ok || !e.Can(t, stored):
 		return fmt.Errorf("encode %v from %v: %s has no graph for it", t, stored, e.backend.Name())
 	case cols <= 0 || cols%row.length != 0:
 		return fmt.Errorf("encode %v: rows of %d weights: want a multiple of %d", t, rows.cols, row.length)
-	case len(rows.data)%(rows.cols*width) != 0:
+	case cols%int(stored.BlockElements()) != 0:
+		return fmt.Errorf("encode %v: rows of %d weights: want a multiple of %d for %v", t, cols, stored.BlockElements(), stored)
+	case len(rows.data)%rows.bytes(cols) != 0:
 		return fmt.Errorf("encode %v: %d bytes are not whole rows of %d", t, len(rows.data), rows.cols)
 	case importance != nil && len(importance) != rows.cols:
 		return fmt.Errorf("encode %v: importance of %d columns: want %d", t, len(importance), rows.cols)
 	}
-	blocks, size := len(rows.data)/width/row.length, int(t.BlockBytes())
+	blocks, size := len(rows.data)/rows.bytes(cols)*cols/row.length, int(t.BlockBytes())
 	if len(dst) != blocks*size {
 		return fmt.Errorf("encode %v: destination of %d bytes: want %d", t, len(dst), blocks*size)
 	}
@@ -164,16 +173,21 @@ func (e *Encoder) batch(dst []byte, t gguf.Type, row encoder, rows rows, importa
 			err = fmt.Errorf("%v", r)
 		}
 	}()
-	exec, err := e.exec(kind{t, importance != nil})
+	exec, err := e.exec(kind{t, rows.typ, importance != nil})
 	if err != nil {
 		return nil, err
 	}
-	per := row.length * int(rows.typ.BlockBytes())
-	data := rows.data[first*per : (first+n)*per]
+	start := time.Now()
+	data := rows.data[rows.bytes(first*row.length):rows.bytes((first+n)*row.length)]
+	whole := rows.bytes(size * row.length)
 	if n < size {
-		data = append(make([]byte, 0, size*per), data...)[:size*per]
+		data = append(make([]byte, 0, whole), data...)[:whole]
 	}
-	x, err := tensors.FromRaw(e.backend, 0, shapes.Make(storedAs[rows.typ], size, row.length), data)
+	shape := shapes.Make(numbers[rows.typ], size, row.length)
+	if numbers[rows.typ] == dtypes.InvalidDType {
+		shape = shapes.Make(dtypes.Uint8, whole/int(rows.typ.BlockBytes()), int(rows.typ.BlockBytes()))
+	}
+	x, err := tensors.FromRaw(e.backend, 0, shape, data)
 	if err != nil {
 		return nil, fmt.Errorf("upload: %w", err)
 	}
@@ -187,25 +201,34 @@ func (e *Encoder) batch(dst []byte, t gguf.Type, row encoder, rows rows, importa
 			args = append(args, a)
 		}
 	}
+	uploaded := time.Now()
 	out, err := exec.Call(args...)
 	if err != nil {
 		return nil, err
 	}
+	computed := time.Now()
 	for _, o := range out {
 		defer o.FinalizeAll()
 	}
 	if err := tensors.ConstFlatData(out[0], func(flat []uint8) { copy(dst, flat) }); err != nil {
 		return nil, fmt.Errorf("download: %w", err)
 	}
-	err = tensors.ConstFlatData(out[1], func(flat []uint8) {
+	if err := tensors.ConstFlatData(out[1], func(flat []uint8) {
 		for i, f := range flat[:n] {
 			if f != 0 {
 				odd = append(odd, i)
 			}
 		}
-	})
+	}); err != nil {
+		return nil, fmt.Errorf("download: %w", err)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.stats.Upload += uploaded.Sub(start)
+	e.stats.Compute += computed.Sub(uploaded)
+	e.stats.Download += time.Since(computed)
 	slices.Sort(odd)
-	return slices.Compact(odd), err
+	return slices.Compact(odd), nil
 }
 
 // weightArguments makes the further arguments of a weighted graph: the
@@ -258,7 +281,7 @@ func meanSquare(rows rows, r int) float32 {
 // row decodes one row.
 func (r rows) row(i int) []float32 {
 	codec, _ := quantize.Lookup(r.typ)
-	size := r.cols * int(r.typ.BlockBytes())
+	size := r.bytes(r.cols)
 	x := make([]float32, r.cols)
 	codec.Decode(x, r.data[i*size:(i+1)*size])
 	return x
@@ -273,7 +296,12 @@ func (e *Encoder) exec(k kind) (*Exec, error) {
 	}
 	row := encoders[k.typ]
 	exec, err := NewExec(e.backend, func(nodes []*Node) []*Node {
-		x := floats(tail(nodes[0]))
+		x := nodes[0]
+		if x.DType() == dtypes.Uint8 {
+			x = decode.Weights(k.stored, x, int(k.stored.BlockElements()))
+			x = Reshape(x, x.Shape().Size()/row.length, row.length)
+		}
+		x = floats(tail(x))
 		var importance, energy *Node
 		if k.weighted {
 			importance = tail(Gather(nodes[1], nodes[2]))

@@ -27,10 +27,15 @@ func doubles(x *Node) *Node { return ConvertDType(x, dtypes.Float64) }
 // what it knows to be constant or makes one division of two. A quotient in
 // float64 is near enough that its rounding to float32 is the right one
 // (Figueroa, "When is double rounding innocuous?", 1995: 53 >= 2*24+2 bits).
-func quotient(a, b *Node) *Node { return floats(Div(doubles(a), doubles(b))) }
+func quotient(a, b *Node) *Node { return narrowed(Div(doubles(a), doubles(b))) }
 
 // root is the square root as IEEE 754 rounds it, by the same argument.
-func root(x *Node) *Node { return floats(Sqrt(doubles(x))) }
+func root(x *Node) *Node { return narrowed(Sqrt(doubles(x))) }
+
+// narrowed is x of float64 in float32. LLVM knows the argument too, and would
+// compute in float32 what is converted to it at once: the minimum, which
+// changes no finite number, stands in between.
+func narrowed(x *Node) *Node { return floats(Min(x, Const(x.Graph(), math.MaxFloat64))) }
 
 func reciprocal(x *Node) *Node { return quotient(constant(x, 1), x) }
 

@@ -55,6 +55,18 @@ func trim(shape []int64) []int64 {
 // pieceBytes is how much of a tensor is read at a time.
 const pieceBytes = 256 << 10
 
+// bytes fills dst from offset at of the tensor's data on.
+func (t *tensor) bytes(dst []byte, at int64) error {
+	got, err := t.r.ReadAt(dst, at)
+	if got == len(dst) {
+		return nil
+	}
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return fmt.Errorf("%s: tensor %s at offset %d: %w", t.file, t.Name, t.offset+at, err)
+}
+
 // read decodes len(dst)/cols rows from row first on.
 func (t *tensor) read(ctx context.Context, dst []float32, first int) error {
 	if t.cols == 0 || len(dst)%t.cols != 0 || first < 0 || len(dst)/t.cols > t.rows-first {
@@ -70,11 +82,8 @@ func (t *tensor) read(ctx context.Context, dst []float32, first int) error {
 		}
 		n := min(per, int64(len(dst)))
 		piece := buf[:n/elements*bytes]
-		if got, err := t.r.ReadAt(piece, at); got < len(piece) {
-			if errors.Is(err, io.EOF) {
-				err = io.ErrUnexpectedEOF
-			}
-			return fmt.Errorf("%s: tensor %s at offset %d: %w", t.file, t.Name, t.offset+at, err)
+		if err := t.bytes(piece, at); err != nil {
+			return err
 		}
 		t.decode(dst[:n], piece)
 		dst, at = dst[n:], at+int64(len(piece))
@@ -92,6 +101,16 @@ func (t *tensor) part(first, rows int) spec.Weight {
 			}
 			return t.read(ctx, dst, first+from)
 		},
+		Stored: &spec.Stored{Type: t.Type, Read: func(ctx context.Context, dst []byte, from int) error {
+			row := int64(t.cols) / t.Type.BlockElements() * t.Type.BlockBytes()
+			if from < 0 || from > rows || int64(len(dst))%row != 0 || int64(len(dst))/row > int64(rows-from) {
+				return fmt.Errorf("%s: tensor %s: %d bytes from row %d on of a part of %d rows of %d", t.file, t.Name, len(dst), from, rows, row)
+			}
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			return t.bytes(dst, int64(first+from)*row)
+		}},
 	}
 }
 
@@ -159,7 +178,7 @@ func (t *tensor) transposed(matrices int) spec.Weight {
 // scaled is w with all values times by, which another tensor holds.
 func scaled(w spec.Weight, by float32, name string) spec.Weight {
 	of := w.Read
-	w.Names = append(slices.Clone(w.Names), name)
+	w.Names, w.Stored = append(slices.Clone(w.Names), name), nil
 	w.Read = func(ctx context.Context, dst []float32, from int) error {
 		err := of(ctx, dst, from)
 		for i := range dst {

@@ -21,6 +21,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+
+	"github.com/modelpipe/modelpipe/gguf"
 )
 
 // A Model is a specification and its weights.
@@ -365,6 +367,18 @@ type Weight struct {
 	// called at the same time by several goroutines. Its errors name the file,
 	// the tensor and the offset.
 	Read func(ctx context.Context, dst []float32, first int) error
+
+	// Stored, where it is not nil, gives the same rows undecoded, for engines
+	// that decode them elsewhere. Whoever replaces Read clears it.
+	Stored *Stored
+}
+
+// Stored is how a source has a matrix whose rows are rows of a ggml type.
+type Stored struct {
+	Type gguf.Type
+
+	// Read fills dst with whole rows from row first on, as Weight.Read does.
+	Read func(ctx context.Context, dst []byte, first int) error
 }
 
 // Floats reads the whole of w.

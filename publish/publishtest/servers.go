@@ -1,0 +1,80 @@
+package publishtest
+
+import (
+	"bytes"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// Servers builds the servers and clients of tools/servers, once, and returns
+// the folder that they are in. root is the path of the repository. It takes
+// minutes the first time; without MODELPIPE_LARGE the test is skipped.
+func Servers(t testing.TB, root string) string {
+	t.Helper()
+	if os.Getenv("MODELPIPE_LARGE") == "" {
+		t.Skip("set MODELPIPE_LARGE=1: builds an S3 gateway, a registry and their clients")
+	}
+	dir, err := filepath.Abs(filepath.Join(root, "out/large/servers"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", dir+string(filepath.Separator), "./pull",
+		"github.com/distribution/distribution/v3/cmd/registry", "github.com/versity/versitygw/cmd/versitygw")
+	cmd.Dir = filepath.Join(root, "tools/servers")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build the servers: %v\n%s", err, out)
+	}
+	return dir
+}
+
+// Serve runs a server until the test ends, and waits until it listens.
+func Serve(t testing.TB, address string, env []string, name string, args ...string) {
+	t.Helper()
+	var out bytes.Buffer
+	cmd := exec.Command(name, args...)
+	cmd.Env = append(os.Environ(), env...)
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	for range 200 {
+		if c, err := net.Dial("tcp", address); err == nil {
+			c.Close()
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Fatalf("%s does not listen: %s", name, out.String())
+}
+
+// FreeAddress returns an address of this machine that nobody listens at.
+func FreeAddress(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// StartGateway starts versitygw for the buckets that are folders of dir, and
+// returns its address. Its key is test, the secret testsecret.
+func StartGateway(t testing.TB, servers, dir string) string {
+	t.Helper()
+	address := FreeAddress(t)
+	Serve(t, address, []string{"ROOT_ACCESS_KEY=test", "ROOT_SECRET_KEY=testsecret"}, filepath.Join(servers, "versitygw"), "--port", address, "posix", dir)
+	return address
+}
