@@ -48,6 +48,9 @@ func main() {
 		g.decodeBlocks("DecodeQ5_0", 5, false)
 		g.decodeBlocks("DecodeQ5_1", 5, true)
 		g.decodeBlocks("DecodeQ8_0", 8, false)
+		for _, b := range minimumBlocks {
+			g.decodeMinimums(b)
+		}
 		g.scaleLevels()
 		g.roundLevels()
 		g.magnitudes()
