@@ -591,9 +591,8 @@ TEXT ·RoundEightsAVX512(SB), NOSPLIT, $0-24
 	SHLQ    $0x02, DX
 	VMOVUPS bits3f800000<>+0(SB), Z31
 	VMOVUPS bits3f000000<>+0(SB), Z30
-	VMOVUPS bits4b400000<>+0(SB), Z29
-	VMOVUPS bits40000000<>+0(SB), Z28
-	VMOVUPS bits00000000<>+0(SB), Z27
+	VMOVUPS bits40000000<>+0(SB), Z29
+	VMOVUPS bits00000000<>+0(SB), Z28
 	MOVQ    AX, BX
 	LEAQ    1408(AX), SI
 
@@ -606,79 +605,71 @@ trials11:
 	VMULPS       Z1, Z0, Z1
 	VSUBPS       Z31, Z1, Z1
 	VMULPS       Z30, Z1, Z1
-	VADDPS       Z29, Z1, Z1
-	VSUBPS       Z29, Z1, Z1
-	VMAXPS       Z27, Z1, Z1
-	VMINPS       Z28, Z1, Z1
+	VRNDSCALEPS  $0x00, Z1, Z1
+	VMAXPS       Z28, Z1, Z1
+	VMINPS       Z29, Z1, Z1
 	VMOVAPS      Z1, Z6
 	VBROADCASTSS 4(BX), Z2
 	VMULPS       Z2, Z0, Z2
 	VSUBPS       Z31, Z2, Z2
 	VMULPS       Z30, Z2, Z2
-	VADDPS       Z29, Z2, Z2
-	VSUBPS       Z29, Z2, Z2
-	VMAXPS       Z27, Z2, Z2
-	VMINPS       Z28, Z2, Z2
+	VRNDSCALEPS  $0x00, Z2, Z2
+	VMAXPS       Z28, Z2, Z2
+	VMINPS       Z29, Z2, Z2
 	VMULPS       bits40800000<>+0(SB), Z2, Z2
 	VADDPS       Z2, Z6, Z6
 	VBROADCASTSS 8(BX), Z3
 	VMULPS       Z3, Z0, Z3
 	VSUBPS       Z31, Z3, Z3
 	VMULPS       Z30, Z3, Z3
-	VADDPS       Z29, Z3, Z3
-	VSUBPS       Z29, Z3, Z3
-	VMAXPS       Z27, Z3, Z3
-	VMINPS       Z28, Z3, Z3
+	VRNDSCALEPS  $0x00, Z3, Z3
+	VMAXPS       Z28, Z3, Z3
+	VMINPS       Z29, Z3, Z3
 	VMULPS       bits41800000<>+0(SB), Z3, Z3
 	VADDPS       Z3, Z6, Z6
 	VBROADCASTSS 12(BX), Z4
 	VMULPS       Z4, Z0, Z4
 	VSUBPS       Z31, Z4, Z4
 	VMULPS       Z30, Z4, Z4
-	VADDPS       Z29, Z4, Z4
-	VSUBPS       Z29, Z4, Z4
-	VMAXPS       Z27, Z4, Z4
-	VMINPS       Z28, Z4, Z4
+	VRNDSCALEPS  $0x00, Z4, Z4
+	VMAXPS       Z28, Z4, Z4
+	VMINPS       Z29, Z4, Z4
 	VMULPS       bits42800000<>+0(SB), Z4, Z4
 	VADDPS       Z4, Z6, Z6
 	VBROADCASTSS 16(BX), Z1
 	VMULPS       Z1, Z0, Z1
 	VSUBPS       Z31, Z1, Z1
 	VMULPS       Z30, Z1, Z1
-	VADDPS       Z29, Z1, Z1
-	VSUBPS       Z29, Z1, Z1
-	VMAXPS       Z27, Z1, Z1
-	VMINPS       Z28, Z1, Z1
+	VRNDSCALEPS  $0x00, Z1, Z1
+	VMAXPS       Z28, Z1, Z1
+	VMINPS       Z29, Z1, Z1
 	VMULPS       bits43800000<>+0(SB), Z1, Z1
 	VADDPS       Z1, Z6, Z6
 	VBROADCASTSS 20(BX), Z2
 	VMULPS       Z2, Z0, Z2
 	VSUBPS       Z31, Z2, Z2
 	VMULPS       Z30, Z2, Z2
-	VADDPS       Z29, Z2, Z2
-	VSUBPS       Z29, Z2, Z2
-	VMAXPS       Z27, Z2, Z2
-	VMINPS       Z28, Z2, Z2
+	VRNDSCALEPS  $0x00, Z2, Z2
+	VMAXPS       Z28, Z2, Z2
+	VMINPS       Z29, Z2, Z2
 	VMULPS       bits44800000<>+0(SB), Z2, Z2
 	VADDPS       Z2, Z6, Z6
 	VBROADCASTSS 24(BX), Z3
 	VMULPS       Z3, Z0, Z3
 	VSUBPS       Z31, Z3, Z3
 	VMULPS       Z30, Z3, Z3
-	VADDPS       Z29, Z3, Z3
-	VSUBPS       Z29, Z3, Z3
-	VMAXPS       Z27, Z3, Z3
-	VMINPS       Z28, Z3, Z3
+	VRNDSCALEPS  $0x00, Z3, Z3
+	VMAXPS       Z28, Z3, Z3
+	VMINPS       Z29, Z3, Z3
 	VMULPS       bits45800000<>+0(SB), Z3, Z3
 	VADDPS       Z3, Z6, Z6
 	VBROADCASTSS 28(BX), Z4
 	VMULPS       Z4, Z0, Z4
 	VSUBPS       Z31, Z4, Z4
 	VMULPS       Z30, Z4, Z4
-	VADDPS       Z29, Z4, Z4
-	VSUBPS       Z29, Z4, Z4
-	VMAXPS       Z27, Z4, Z4
-	VMINPS       Z28, Z4, Z4
+	VRNDSCALEPS  $0x00, Z4, Z4
+	VMAXPS       Z28, Z4, Z4
+	VMINPS       Z29, Z4, Z4
 	VMULPS       bits46800000<>+0(SB), Z4, Z4
 	VADDPS       Z4, Z6, Z6
 	VCVTTPS2DQ   Z6, Z6
@@ -710,24 +701,6 @@ DATA bits3f000000<>+52(SB)/4, $0x3f000000
 DATA bits3f000000<>+56(SB)/4, $0x3f000000
 DATA bits3f000000<>+60(SB)/4, $0x3f000000
 GLOBL bits3f000000<>(SB), RODATA|NOPTR, $64
-
-DATA bits4b400000<>+0(SB)/4, $0x4b400000
-DATA bits4b400000<>+4(SB)/4, $0x4b400000
-DATA bits4b400000<>+8(SB)/4, $0x4b400000
-DATA bits4b400000<>+12(SB)/4, $0x4b400000
-DATA bits4b400000<>+16(SB)/4, $0x4b400000
-DATA bits4b400000<>+20(SB)/4, $0x4b400000
-DATA bits4b400000<>+24(SB)/4, $0x4b400000
-DATA bits4b400000<>+28(SB)/4, $0x4b400000
-DATA bits4b400000<>+32(SB)/4, $0x4b400000
-DATA bits4b400000<>+36(SB)/4, $0x4b400000
-DATA bits4b400000<>+40(SB)/4, $0x4b400000
-DATA bits4b400000<>+44(SB)/4, $0x4b400000
-DATA bits4b400000<>+48(SB)/4, $0x4b400000
-DATA bits4b400000<>+52(SB)/4, $0x4b400000
-DATA bits4b400000<>+56(SB)/4, $0x4b400000
-DATA bits4b400000<>+60(SB)/4, $0x4b400000
-GLOBL bits4b400000<>(SB), RODATA|NOPTR, $64
 
 DATA bits40000000<>+0(SB)/4, $0x40000000
 DATA bits40000000<>+4(SB)/4, $0x40000000
@@ -1233,9 +1206,8 @@ TEXT ·RoundFoursAVX512(SB), NOSPLIT, $0-24
 	SHLQ    $0x02, DX
 	VMOVUPS bits3f800000<>+0(SB), Z31
 	VMOVUPS bits3f000000<>+0(SB), Z30
-	VMOVUPS bits4b400000<>+0(SB), Z29
-	VMOVUPS bits40e00000<>+0(SB), Z28
-	VMOVUPS bits00000000<>+0(SB), Z27
+	VMOVUPS bits40e00000<>+0(SB), Z29
+	VMOVUPS bits00000000<>+0(SB), Z28
 	MOVQ    AX, BX
 	LEAQ    1408(AX), SI
 
@@ -1248,39 +1220,35 @@ trials21:
 	VMULPS       Z1, Z0, Z1
 	VSUBPS       Z31, Z1, Z1
 	VMULPS       Z30, Z1, Z1
-	VADDPS       Z29, Z1, Z1
-	VSUBPS       Z29, Z1, Z1
-	VMAXPS       Z27, Z1, Z1
-	VMINPS       Z28, Z1, Z1
+	VRNDSCALEPS  $0x00, Z1, Z1
+	VMAXPS       Z28, Z1, Z1
+	VMINPS       Z29, Z1, Z1
 	VMOVAPS      Z1, Z6
 	VBROADCASTSS 4(BX), Z2
 	VMULPS       Z2, Z0, Z2
 	VSUBPS       Z31, Z2, Z2
 	VMULPS       Z30, Z2, Z2
-	VADDPS       Z29, Z2, Z2
-	VSUBPS       Z29, Z2, Z2
-	VMAXPS       Z27, Z2, Z2
-	VMINPS       Z28, Z2, Z2
+	VRNDSCALEPS  $0x00, Z2, Z2
+	VMAXPS       Z28, Z2, Z2
+	VMINPS       Z29, Z2, Z2
 	VMULPS       bits41000000<>+0(SB), Z2, Z2
 	VADDPS       Z2, Z6, Z6
 	VBROADCASTSS 8(BX), Z3
 	VMULPS       Z3, Z0, Z3
 	VSUBPS       Z31, Z3, Z3
 	VMULPS       Z30, Z3, Z3
-	VADDPS       Z29, Z3, Z3
-	VSUBPS       Z29, Z3, Z3
-	VMAXPS       Z27, Z3, Z3
-	VMINPS       Z28, Z3, Z3
+	VRNDSCALEPS  $0x00, Z3, Z3
+	VMAXPS       Z28, Z3, Z3
+	VMINPS       Z29, Z3, Z3
 	VMULPS       bits42800000<>+0(SB), Z3, Z3
 	VADDPS       Z3, Z6, Z6
 	VBROADCASTSS 12(BX), Z4
 	VMULPS       Z4, Z0, Z4
 	VSUBPS       Z31, Z4, Z4
 	VMULPS       Z30, Z4, Z4
-	VADDPS       Z29, Z4, Z4
-	VSUBPS       Z29, Z4, Z4
-	VMAXPS       Z27, Z4, Z4
-	VMINPS       Z28, Z4, Z4
+	VRNDSCALEPS  $0x00, Z4, Z4
+	VMAXPS       Z28, Z4, Z4
+	VMINPS       Z29, Z4, Z4
 	VMULPS       bits44000000<>+0(SB), Z4, Z4
 	VADDPS       Z4, Z6, Z6
 	VCVTTPS2DQ   Z6, Z6
@@ -2486,8 +2454,7 @@ trials11:
 	VMULPS       Y1, Y0, Y1
 	VSUBPS       bits3f800000<>+0(SB), Y1, Y1
 	VMULPS       bits3f000000<>+0(SB), Y1, Y1
-	VADDPS       bits4b400000<>+0(SB), Y1, Y1
-	VSUBPS       bits4b400000<>+0(SB), Y1, Y1
+	VROUNDPS     $0x00, Y1, Y1
 	VMAXPS       bits00000000<>+0(SB), Y1, Y1
 	VMINPS       bits40000000<>+0(SB), Y1, Y1
 	VMOVAPS      Y1, Y6
@@ -2495,8 +2462,7 @@ trials11:
 	VMULPS       Y2, Y0, Y2
 	VSUBPS       bits3f800000<>+0(SB), Y2, Y2
 	VMULPS       bits3f000000<>+0(SB), Y2, Y2
-	VADDPS       bits4b400000<>+0(SB), Y2, Y2
-	VSUBPS       bits4b400000<>+0(SB), Y2, Y2
+	VROUNDPS     $0x00, Y2, Y2
 	VMAXPS       bits00000000<>+0(SB), Y2, Y2
 	VMINPS       bits40000000<>+0(SB), Y2, Y2
 	VMULPS       bits40800000<>+0(SB), Y2, Y2
@@ -2505,8 +2471,7 @@ trials11:
 	VMULPS       Y3, Y0, Y3
 	VSUBPS       bits3f800000<>+0(SB), Y3, Y3
 	VMULPS       bits3f000000<>+0(SB), Y3, Y3
-	VADDPS       bits4b400000<>+0(SB), Y3, Y3
-	VSUBPS       bits4b400000<>+0(SB), Y3, Y3
+	VROUNDPS     $0x00, Y3, Y3
 	VMAXPS       bits00000000<>+0(SB), Y3, Y3
 	VMINPS       bits40000000<>+0(SB), Y3, Y3
 	VMULPS       bits41800000<>+0(SB), Y3, Y3
@@ -2515,8 +2480,7 @@ trials11:
 	VMULPS       Y4, Y0, Y4
 	VSUBPS       bits3f800000<>+0(SB), Y4, Y4
 	VMULPS       bits3f000000<>+0(SB), Y4, Y4
-	VADDPS       bits4b400000<>+0(SB), Y4, Y4
-	VSUBPS       bits4b400000<>+0(SB), Y4, Y4
+	VROUNDPS     $0x00, Y4, Y4
 	VMAXPS       bits00000000<>+0(SB), Y4, Y4
 	VMINPS       bits40000000<>+0(SB), Y4, Y4
 	VMULPS       bits42800000<>+0(SB), Y4, Y4
@@ -2525,8 +2489,7 @@ trials11:
 	VMULPS       Y1, Y0, Y1
 	VSUBPS       bits3f800000<>+0(SB), Y1, Y1
 	VMULPS       bits3f000000<>+0(SB), Y1, Y1
-	VADDPS       bits4b400000<>+0(SB), Y1, Y1
-	VSUBPS       bits4b400000<>+0(SB), Y1, Y1
+	VROUNDPS     $0x00, Y1, Y1
 	VMAXPS       bits00000000<>+0(SB), Y1, Y1
 	VMINPS       bits40000000<>+0(SB), Y1, Y1
 	VMULPS       bits43800000<>+0(SB), Y1, Y1
@@ -2535,8 +2498,7 @@ trials11:
 	VMULPS       Y2, Y0, Y2
 	VSUBPS       bits3f800000<>+0(SB), Y2, Y2
 	VMULPS       bits3f000000<>+0(SB), Y2, Y2
-	VADDPS       bits4b400000<>+0(SB), Y2, Y2
-	VSUBPS       bits4b400000<>+0(SB), Y2, Y2
+	VROUNDPS     $0x00, Y2, Y2
 	VMAXPS       bits00000000<>+0(SB), Y2, Y2
 	VMINPS       bits40000000<>+0(SB), Y2, Y2
 	VMULPS       bits44800000<>+0(SB), Y2, Y2
@@ -2545,8 +2507,7 @@ trials11:
 	VMULPS       Y3, Y0, Y3
 	VSUBPS       bits3f800000<>+0(SB), Y3, Y3
 	VMULPS       bits3f000000<>+0(SB), Y3, Y3
-	VADDPS       bits4b400000<>+0(SB), Y3, Y3
-	VSUBPS       bits4b400000<>+0(SB), Y3, Y3
+	VROUNDPS     $0x00, Y3, Y3
 	VMAXPS       bits00000000<>+0(SB), Y3, Y3
 	VMINPS       bits40000000<>+0(SB), Y3, Y3
 	VMULPS       bits45800000<>+0(SB), Y3, Y3
@@ -2555,8 +2516,7 @@ trials11:
 	VMULPS       Y4, Y0, Y4
 	VSUBPS       bits3f800000<>+0(SB), Y4, Y4
 	VMULPS       bits3f000000<>+0(SB), Y4, Y4
-	VADDPS       bits4b400000<>+0(SB), Y4, Y4
-	VSUBPS       bits4b400000<>+0(SB), Y4, Y4
+	VROUNDPS     $0x00, Y4, Y4
 	VMAXPS       bits00000000<>+0(SB), Y4, Y4
 	VMINPS       bits40000000<>+0(SB), Y4, Y4
 	VMULPS       bits46800000<>+0(SB), Y4, Y4
@@ -2973,8 +2933,7 @@ trials21:
 	VMULPS       Y1, Y0, Y1
 	VSUBPS       bits3f800000<>+0(SB), Y1, Y1
 	VMULPS       bits3f000000<>+0(SB), Y1, Y1
-	VADDPS       bits4b400000<>+0(SB), Y1, Y1
-	VSUBPS       bits4b400000<>+0(SB), Y1, Y1
+	VROUNDPS     $0x00, Y1, Y1
 	VMAXPS       bits00000000<>+0(SB), Y1, Y1
 	VMINPS       bits40e00000<>+0(SB), Y1, Y1
 	VMOVAPS      Y1, Y6
@@ -2982,8 +2941,7 @@ trials21:
 	VMULPS       Y2, Y0, Y2
 	VSUBPS       bits3f800000<>+0(SB), Y2, Y2
 	VMULPS       bits3f000000<>+0(SB), Y2, Y2
-	VADDPS       bits4b400000<>+0(SB), Y2, Y2
-	VSUBPS       bits4b400000<>+0(SB), Y2, Y2
+	VROUNDPS     $0x00, Y2, Y2
 	VMAXPS       bits00000000<>+0(SB), Y2, Y2
 	VMINPS       bits40e00000<>+0(SB), Y2, Y2
 	VMULPS       bits41000000<>+0(SB), Y2, Y2
@@ -2992,8 +2950,7 @@ trials21:
 	VMULPS       Y3, Y0, Y3
 	VSUBPS       bits3f800000<>+0(SB), Y3, Y3
 	VMULPS       bits3f000000<>+0(SB), Y3, Y3
-	VADDPS       bits4b400000<>+0(SB), Y3, Y3
-	VSUBPS       bits4b400000<>+0(SB), Y3, Y3
+	VROUNDPS     $0x00, Y3, Y3
 	VMAXPS       bits00000000<>+0(SB), Y3, Y3
 	VMINPS       bits40e00000<>+0(SB), Y3, Y3
 	VMULPS       bits42800000<>+0(SB), Y3, Y3
@@ -3002,8 +2959,7 @@ trials21:
 	VMULPS       Y4, Y0, Y4
 	VSUBPS       bits3f800000<>+0(SB), Y4, Y4
 	VMULPS       bits3f000000<>+0(SB), Y4, Y4
-	VADDPS       bits4b400000<>+0(SB), Y4, Y4
-	VSUBPS       bits4b400000<>+0(SB), Y4, Y4
+	VROUNDPS     $0x00, Y4, Y4
 	VMAXPS       bits00000000<>+0(SB), Y4, Y4
 	VMINPS       bits40e00000<>+0(SB), Y4, Y4
 	VMULPS       bits44000000<>+0(SB), Y4, Y4

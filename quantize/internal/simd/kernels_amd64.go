@@ -364,12 +364,12 @@ func DecodeQ1_0(dst *float32, src *byte, blocks int)
 //go:noescape
 func DecodeQ2_0(dst *float32, src *byte, blocks int)
 
-// SumSquares sets sums to the sums of the squares of eight runs of n weights, each added in index order.
+// SumSquares sets sums to the sums of the squares of eight runs of n weights, a multiple of 8, each added in index order.
 //
 //go:noescape
 func SumSquares(sums *[8]float32, runs *[8]*float32, n int)
 
-// SumMagnitudes sets sums to the sums of the magnitudes of eight runs of n weights, each added in index order.
+// SumMagnitudes sets sums to the sums of the magnitudes of eight runs of n weights, a multiple of 8, each added in index order.
 //
 //go:noescape
 func SumMagnitudes(sums *[8]float32, runs *[8]*float32, n int)
