@@ -1,6 +1,7 @@
 package quantize
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"math"
@@ -76,7 +77,7 @@ func TestAcceleratedRows(t *testing.T) {
 }
 
 // TestAcceleratedDecoders compares every faster decoder with its definition on
-// random bytes.
+// random bytes, and on blocks that hold one byte over and over.
 func TestAcceleratedDecoders(t *testing.T) {
 	r := seeded("decoders")
 	forEachAccelerated(func(definition Codec, fast map[string]Codec) {
@@ -87,6 +88,11 @@ func TestAcceleratedDecoders(t *testing.T) {
 			}
 			compareDecoders(t, definition, fast, src)
 		}
+		var same []byte
+		for b := range 256 {
+			same = append(same, bytes.Repeat([]byte{byte(b)}, int(definition.Type.BlockBytes()))...)
+		}
+		compareDecoders(t, definition, fast, same)
 		for _, c := range fast {
 			c.Decode(nil, nil)
 			c.Encode(nil, nil, int(definition.Type.BlockElements()), nil)
@@ -102,6 +108,9 @@ func compareDecoders(t *testing.T, definition Codec, fast map[string]Codec, src 
 	got, want := make([]float32, n), make([]float32, n)
 	definition.Decode(want, src)
 	for name, c := range fast {
+		for i := range got {
+			got[i] = math.Float32frombits(0x7fa5a5a5) // every weight must be written
+		}
 		c.Decode(got, src)
 		for i := range want {
 			if math.Float32bits(got[i]) != math.Float32bits(want[i]) {
@@ -111,6 +120,26 @@ func compareDecoders(t *testing.T, definition Codec, fast map[string]Codec, src 
 			}
 		}
 	}
+}
+
+// FuzzDecode holds every faster decoder to its definition, one type at a time,
+// on three blocks made of the bytes.
+func FuzzDecode(f *testing.F) {
+	types := registered()
+	for typ := range types {
+		f.Add(uint8(typ), []byte{0, 0x3c, 0x7f, 0xff, 0x81})
+		f.Add(uint8(typ), []byte{0xff, 0x7c, 0x01, 0x80, 0xfc, 0x55, 0xaa})
+	}
+	f.Fuzz(func(t *testing.T, typ uint8, pattern []byte) {
+		definition, fast := withAccelerated(types[int(typ)%len(types)])
+		src := make([]byte, 3*definition.Type.BlockBytes())
+		if len(pattern) > 0 {
+			for i := range src {
+				src[i] = pattern[i%len(pattern)]
+			}
+		}
+		compareDecoders(t, definition, fast, src)
+	})
 }
 
 // FuzzEncode holds every faster encoder to its definition, one type at a time.

@@ -16,7 +16,7 @@ func init() {
 			{ternaryType: typeIQ1_M, kernels: kernels, search: kernels.SearchIQ1M, estimate: kernels.EstimateIQ1M},
 		} {
 			e.workspaces.New = func() any { return e.newWorkspace() }
-			accelerate(name, Codec{Type: e.typ, Encode: e.encode})
+			accelerate(name, Codec{Type: e.typ, Encode: e.encode, Decode: pointDecoders[e.typ]})
 		}
 	}
 }

@@ -78,7 +78,7 @@ func (l *lattice) key(point uint32) int {
 func init() {
 	for name, kernels := range map[string]*simd.IQKernels{"avx512": &simd.AVX512IQ, "avx2": &simd.AVX2IQ} {
 		for _, t := range []*latticeType{typeIQ2_XXS, typeIQ2_XS, typeIQ2_S, typeIQ3_XXS, typeIQ3_S} {
-			accelerate(name, Codec{Type: t.typ, Encode: newLatticeEncoder(t, kernels).encode})
+			accelerate(name, Codec{Type: t.typ, Encode: newLatticeEncoder(t, kernels).encode, Decode: pointDecoders[t.typ]})
 		}
 	}
 }

@@ -160,3 +160,38 @@ func SearchIQ1MAVX2(s *float32)
 //
 //go:noescape
 func SplitSigns(magnitude *float32, x *float32, weight *float32, signs *byte, largest *float32, reach *float32, parity int) uint32
+
+// DecodeIQ2_XXS decodes super-blocks of 256 weights.
+//
+//go:noescape
+func DecodeIQ2_XXS(dst *float32, src *byte, blocks int, points *int8, signs *uint32)
+
+// DecodeIQ2_XS decodes super-blocks of 256 weights.
+//
+//go:noescape
+func DecodeIQ2_XS(dst *float32, src *byte, blocks int, points *int8, signs *uint32)
+
+// DecodeIQ2_S decodes super-blocks of 256 weights.
+//
+//go:noescape
+func DecodeIQ2_S(dst *float32, src *byte, blocks int, points *int8, signs *uint32)
+
+// DecodeIQ3_XXS decodes super-blocks of 256 weights.
+//
+//go:noescape
+func DecodeIQ3_XXS(dst *float32, src *byte, blocks int, points *int8, signs *uint32)
+
+// DecodeIQ3_S decodes super-blocks of 256 weights.
+//
+//go:noescape
+func DecodeIQ3_S(dst *float32, src *byte, blocks int, points *int8, signs *uint32)
+
+// DecodeIQ1_S decodes super-blocks of 256 weights.
+//
+//go:noescape
+func DecodeIQ1_S(dst *float32, src *byte, blocks int, points *int8)
+
+// DecodeIQ1_M decodes super-blocks of 256 weights.
+//
+//go:noescape
+func DecodeIQ1_M(dst *float32, src *byte, blocks int, points *int8)

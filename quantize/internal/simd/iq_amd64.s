@@ -591,9 +591,8 @@ TEXT ·RoundEightsAVX512(SB), NOSPLIT, $0-24
 	SHLQ    $0x02, DX
 	VMOVUPS bits3f800000<>+0(SB), Z31
 	VMOVUPS bits3f000000<>+0(SB), Z30
-	VMOVUPS bits4b400000<>+0(SB), Z29
-	VMOVUPS bits40000000<>+0(SB), Z28
-	VMOVUPS bits00000000<>+0(SB), Z27
+	VMOVUPS bits40000000<>+0(SB), Z29
+	VMOVUPS bits00000000<>+0(SB), Z28
 	MOVQ    AX, BX
 	LEAQ    1408(AX), SI
 
@@ -606,79 +605,71 @@ trials11:
 	VMULPS       Z1, Z0, Z1
 	VSUBPS       Z31, Z1, Z1
 	VMULPS       Z30, Z1, Z1
-	VADDPS       Z29, Z1, Z1
-	VSUBPS       Z29, Z1, Z1
-	VMAXPS       Z27, Z1, Z1
-	VMINPS       Z28, Z1, Z1
+	VRNDSCALEPS  $0x00, Z1, Z1
+	VMAXPS       Z28, Z1, Z1
+	VMINPS       Z29, Z1, Z1
 	VMOVAPS      Z1, Z6
 	VBROADCASTSS 4(BX), Z2
 	VMULPS       Z2, Z0, Z2
 	VSUBPS       Z31, Z2, Z2
 	VMULPS       Z30, Z2, Z2
-	VADDPS       Z29, Z2, Z2
-	VSUBPS       Z29, Z2, Z2
-	VMAXPS       Z27, Z2, Z2
-	VMINPS       Z28, Z2, Z2
+	VRNDSCALEPS  $0x00, Z2, Z2
+	VMAXPS       Z28, Z2, Z2
+	VMINPS       Z29, Z2, Z2
 	VMULPS       bits40800000<>+0(SB), Z2, Z2
 	VADDPS       Z2, Z6, Z6
 	VBROADCASTSS 8(BX), Z3
 	VMULPS       Z3, Z0, Z3
 	VSUBPS       Z31, Z3, Z3
 	VMULPS       Z30, Z3, Z3
-	VADDPS       Z29, Z3, Z3
-	VSUBPS       Z29, Z3, Z3
-	VMAXPS       Z27, Z3, Z3
-	VMINPS       Z28, Z3, Z3
+	VRNDSCALEPS  $0x00, Z3, Z3
+	VMAXPS       Z28, Z3, Z3
+	VMINPS       Z29, Z3, Z3
 	VMULPS       bits41800000<>+0(SB), Z3, Z3
 	VADDPS       Z3, Z6, Z6
 	VBROADCASTSS 12(BX), Z4
 	VMULPS       Z4, Z0, Z4
 	VSUBPS       Z31, Z4, Z4
 	VMULPS       Z30, Z4, Z4
-	VADDPS       Z29, Z4, Z4
-	VSUBPS       Z29, Z4, Z4
-	VMAXPS       Z27, Z4, Z4
-	VMINPS       Z28, Z4, Z4
+	VRNDSCALEPS  $0x00, Z4, Z4
+	VMAXPS       Z28, Z4, Z4
+	VMINPS       Z29, Z4, Z4
 	VMULPS       bits42800000<>+0(SB), Z4, Z4
 	VADDPS       Z4, Z6, Z6
 	VBROADCASTSS 16(BX), Z1
 	VMULPS       Z1, Z0, Z1
 	VSUBPS       Z31, Z1, Z1
 	VMULPS       Z30, Z1, Z1
-	VADDPS       Z29, Z1, Z1
-	VSUBPS       Z29, Z1, Z1
-	VMAXPS       Z27, Z1, Z1
-	VMINPS       Z28, Z1, Z1
+	VRNDSCALEPS  $0x00, Z1, Z1
+	VMAXPS       Z28, Z1, Z1
+	VMINPS       Z29, Z1, Z1
 	VMULPS       bits43800000<>+0(SB), Z1, Z1
 	VADDPS       Z1, Z6, Z6
 	VBROADCASTSS 20(BX), Z2
 	VMULPS       Z2, Z0, Z2
 	VSUBPS       Z31, Z2, Z2
 	VMULPS       Z30, Z2, Z2
-	VADDPS       Z29, Z2, Z2
-	VSUBPS       Z29, Z2, Z2
-	VMAXPS       Z27, Z2, Z2
-	VMINPS       Z28, Z2, Z2
+	VRNDSCALEPS  $0x00, Z2, Z2
+	VMAXPS       Z28, Z2, Z2
+	VMINPS       Z29, Z2, Z2
 	VMULPS       bits44800000<>+0(SB), Z2, Z2
 	VADDPS       Z2, Z6, Z6
 	VBROADCASTSS 24(BX), Z3
 	VMULPS       Z3, Z0, Z3
 	VSUBPS       Z31, Z3, Z3
 	VMULPS       Z30, Z3, Z3
-	VADDPS       Z29, Z3, Z3
-	VSUBPS       Z29, Z3, Z3
-	VMAXPS       Z27, Z3, Z3
-	VMINPS       Z28, Z3, Z3
+	VRNDSCALEPS  $0x00, Z3, Z3
+	VMAXPS       Z28, Z3, Z3
+	VMINPS       Z29, Z3, Z3
 	VMULPS       bits45800000<>+0(SB), Z3, Z3
 	VADDPS       Z3, Z6, Z6
 	VBROADCASTSS 28(BX), Z4
 	VMULPS       Z4, Z0, Z4
 	VSUBPS       Z31, Z4, Z4
 	VMULPS       Z30, Z4, Z4
-	VADDPS       Z29, Z4, Z4
-	VSUBPS       Z29, Z4, Z4
-	VMAXPS       Z27, Z4, Z4
-	VMINPS       Z28, Z4, Z4
+	VRNDSCALEPS  $0x00, Z4, Z4
+	VMAXPS       Z28, Z4, Z4
+	VMINPS       Z29, Z4, Z4
 	VMULPS       bits46800000<>+0(SB), Z4, Z4
 	VADDPS       Z4, Z6, Z6
 	VCVTTPS2DQ   Z6, Z6
@@ -710,24 +701,6 @@ DATA bits3f000000<>+52(SB)/4, $0x3f000000
 DATA bits3f000000<>+56(SB)/4, $0x3f000000
 DATA bits3f000000<>+60(SB)/4, $0x3f000000
 GLOBL bits3f000000<>(SB), RODATA|NOPTR, $64
-
-DATA bits4b400000<>+0(SB)/4, $0x4b400000
-DATA bits4b400000<>+4(SB)/4, $0x4b400000
-DATA bits4b400000<>+8(SB)/4, $0x4b400000
-DATA bits4b400000<>+12(SB)/4, $0x4b400000
-DATA bits4b400000<>+16(SB)/4, $0x4b400000
-DATA bits4b400000<>+20(SB)/4, $0x4b400000
-DATA bits4b400000<>+24(SB)/4, $0x4b400000
-DATA bits4b400000<>+28(SB)/4, $0x4b400000
-DATA bits4b400000<>+32(SB)/4, $0x4b400000
-DATA bits4b400000<>+36(SB)/4, $0x4b400000
-DATA bits4b400000<>+40(SB)/4, $0x4b400000
-DATA bits4b400000<>+44(SB)/4, $0x4b400000
-DATA bits4b400000<>+48(SB)/4, $0x4b400000
-DATA bits4b400000<>+52(SB)/4, $0x4b400000
-DATA bits4b400000<>+56(SB)/4, $0x4b400000
-DATA bits4b400000<>+60(SB)/4, $0x4b400000
-GLOBL bits4b400000<>(SB), RODATA|NOPTR, $64
 
 DATA bits40000000<>+0(SB)/4, $0x40000000
 DATA bits40000000<>+4(SB)/4, $0x40000000
@@ -1233,9 +1206,8 @@ TEXT ·RoundFoursAVX512(SB), NOSPLIT, $0-24
 	SHLQ    $0x02, DX
 	VMOVUPS bits3f800000<>+0(SB), Z31
 	VMOVUPS bits3f000000<>+0(SB), Z30
-	VMOVUPS bits4b400000<>+0(SB), Z29
-	VMOVUPS bits40e00000<>+0(SB), Z28
-	VMOVUPS bits00000000<>+0(SB), Z27
+	VMOVUPS bits40e00000<>+0(SB), Z29
+	VMOVUPS bits00000000<>+0(SB), Z28
 	MOVQ    AX, BX
 	LEAQ    1408(AX), SI
 
@@ -1248,39 +1220,35 @@ trials21:
 	VMULPS       Z1, Z0, Z1
 	VSUBPS       Z31, Z1, Z1
 	VMULPS       Z30, Z1, Z1
-	VADDPS       Z29, Z1, Z1
-	VSUBPS       Z29, Z1, Z1
-	VMAXPS       Z27, Z1, Z1
-	VMINPS       Z28, Z1, Z1
+	VRNDSCALEPS  $0x00, Z1, Z1
+	VMAXPS       Z28, Z1, Z1
+	VMINPS       Z29, Z1, Z1
 	VMOVAPS      Z1, Z6
 	VBROADCASTSS 4(BX), Z2
 	VMULPS       Z2, Z0, Z2
 	VSUBPS       Z31, Z2, Z2
 	VMULPS       Z30, Z2, Z2
-	VADDPS       Z29, Z2, Z2
-	VSUBPS       Z29, Z2, Z2
-	VMAXPS       Z27, Z2, Z2
-	VMINPS       Z28, Z2, Z2
+	VRNDSCALEPS  $0x00, Z2, Z2
+	VMAXPS       Z28, Z2, Z2
+	VMINPS       Z29, Z2, Z2
 	VMULPS       bits41000000<>+0(SB), Z2, Z2
 	VADDPS       Z2, Z6, Z6
 	VBROADCASTSS 8(BX), Z3
 	VMULPS       Z3, Z0, Z3
 	VSUBPS       Z31, Z3, Z3
 	VMULPS       Z30, Z3, Z3
-	VADDPS       Z29, Z3, Z3
-	VSUBPS       Z29, Z3, Z3
-	VMAXPS       Z27, Z3, Z3
-	VMINPS       Z28, Z3, Z3
+	VRNDSCALEPS  $0x00, Z3, Z3
+	VMAXPS       Z28, Z3, Z3
+	VMINPS       Z29, Z3, Z3
 	VMULPS       bits42800000<>+0(SB), Z3, Z3
 	VADDPS       Z3, Z6, Z6
 	VBROADCASTSS 12(BX), Z4
 	VMULPS       Z4, Z0, Z4
 	VSUBPS       Z31, Z4, Z4
 	VMULPS       Z30, Z4, Z4
-	VADDPS       Z29, Z4, Z4
-	VSUBPS       Z29, Z4, Z4
-	VMAXPS       Z27, Z4, Z4
-	VMINPS       Z28, Z4, Z4
+	VRNDSCALEPS  $0x00, Z4, Z4
+	VMAXPS       Z28, Z4, Z4
+	VMINPS       Z29, Z4, Z4
 	VMULPS       bits44000000<>+0(SB), Z4, Z4
 	VADDPS       Z4, Z6, Z6
 	VCVTTPS2DQ   Z6, Z6
@@ -2486,8 +2454,7 @@ trials11:
 	VMULPS       Y1, Y0, Y1
 	VSUBPS       bits3f800000<>+0(SB), Y1, Y1
 	VMULPS       bits3f000000<>+0(SB), Y1, Y1
-	VADDPS       bits4b400000<>+0(SB), Y1, Y1
-	VSUBPS       bits4b400000<>+0(SB), Y1, Y1
+	VROUNDPS     $0x00, Y1, Y1
 	VMAXPS       bits00000000<>+0(SB), Y1, Y1
 	VMINPS       bits40000000<>+0(SB), Y1, Y1
 	VMOVAPS      Y1, Y6
@@ -2495,8 +2462,7 @@ trials11:
 	VMULPS       Y2, Y0, Y2
 	VSUBPS       bits3f800000<>+0(SB), Y2, Y2
 	VMULPS       bits3f000000<>+0(SB), Y2, Y2
-	VADDPS       bits4b400000<>+0(SB), Y2, Y2
-	VSUBPS       bits4b400000<>+0(SB), Y2, Y2
+	VROUNDPS     $0x00, Y2, Y2
 	VMAXPS       bits00000000<>+0(SB), Y2, Y2
 	VMINPS       bits40000000<>+0(SB), Y2, Y2
 	VMULPS       bits40800000<>+0(SB), Y2, Y2
@@ -2505,8 +2471,7 @@ trials11:
 	VMULPS       Y3, Y0, Y3
 	VSUBPS       bits3f800000<>+0(SB), Y3, Y3
 	VMULPS       bits3f000000<>+0(SB), Y3, Y3
-	VADDPS       bits4b400000<>+0(SB), Y3, Y3
-	VSUBPS       bits4b400000<>+0(SB), Y3, Y3
+	VROUNDPS     $0x00, Y3, Y3
 	VMAXPS       bits00000000<>+0(SB), Y3, Y3
 	VMINPS       bits40000000<>+0(SB), Y3, Y3
 	VMULPS       bits41800000<>+0(SB), Y3, Y3
@@ -2515,8 +2480,7 @@ trials11:
 	VMULPS       Y4, Y0, Y4
 	VSUBPS       bits3f800000<>+0(SB), Y4, Y4
 	VMULPS       bits3f000000<>+0(SB), Y4, Y4
-	VADDPS       bits4b400000<>+0(SB), Y4, Y4
-	VSUBPS       bits4b400000<>+0(SB), Y4, Y4
+	VROUNDPS     $0x00, Y4, Y4
 	VMAXPS       bits00000000<>+0(SB), Y4, Y4
 	VMINPS       bits40000000<>+0(SB), Y4, Y4
 	VMULPS       bits42800000<>+0(SB), Y4, Y4
@@ -2525,8 +2489,7 @@ trials11:
 	VMULPS       Y1, Y0, Y1
 	VSUBPS       bits3f800000<>+0(SB), Y1, Y1
 	VMULPS       bits3f000000<>+0(SB), Y1, Y1
-	VADDPS       bits4b400000<>+0(SB), Y1, Y1
-	VSUBPS       bits4b400000<>+0(SB), Y1, Y1
+	VROUNDPS     $0x00, Y1, Y1
 	VMAXPS       bits00000000<>+0(SB), Y1, Y1
 	VMINPS       bits40000000<>+0(SB), Y1, Y1
 	VMULPS       bits43800000<>+0(SB), Y1, Y1
@@ -2535,8 +2498,7 @@ trials11:
 	VMULPS       Y2, Y0, Y2
 	VSUBPS       bits3f800000<>+0(SB), Y2, Y2
 	VMULPS       bits3f000000<>+0(SB), Y2, Y2
-	VADDPS       bits4b400000<>+0(SB), Y2, Y2
-	VSUBPS       bits4b400000<>+0(SB), Y2, Y2
+	VROUNDPS     $0x00, Y2, Y2
 	VMAXPS       bits00000000<>+0(SB), Y2, Y2
 	VMINPS       bits40000000<>+0(SB), Y2, Y2
 	VMULPS       bits44800000<>+0(SB), Y2, Y2
@@ -2545,8 +2507,7 @@ trials11:
 	VMULPS       Y3, Y0, Y3
 	VSUBPS       bits3f800000<>+0(SB), Y3, Y3
 	VMULPS       bits3f000000<>+0(SB), Y3, Y3
-	VADDPS       bits4b400000<>+0(SB), Y3, Y3
-	VSUBPS       bits4b400000<>+0(SB), Y3, Y3
+	VROUNDPS     $0x00, Y3, Y3
 	VMAXPS       bits00000000<>+0(SB), Y3, Y3
 	VMINPS       bits40000000<>+0(SB), Y3, Y3
 	VMULPS       bits45800000<>+0(SB), Y3, Y3
@@ -2555,8 +2516,7 @@ trials11:
 	VMULPS       Y4, Y0, Y4
 	VSUBPS       bits3f800000<>+0(SB), Y4, Y4
 	VMULPS       bits3f000000<>+0(SB), Y4, Y4
-	VADDPS       bits4b400000<>+0(SB), Y4, Y4
-	VSUBPS       bits4b400000<>+0(SB), Y4, Y4
+	VROUNDPS     $0x00, Y4, Y4
 	VMAXPS       bits00000000<>+0(SB), Y4, Y4
 	VMINPS       bits40000000<>+0(SB), Y4, Y4
 	VMULPS       bits46800000<>+0(SB), Y4, Y4
@@ -2973,8 +2933,7 @@ trials21:
 	VMULPS       Y1, Y0, Y1
 	VSUBPS       bits3f800000<>+0(SB), Y1, Y1
 	VMULPS       bits3f000000<>+0(SB), Y1, Y1
-	VADDPS       bits4b400000<>+0(SB), Y1, Y1
-	VSUBPS       bits4b400000<>+0(SB), Y1, Y1
+	VROUNDPS     $0x00, Y1, Y1
 	VMAXPS       bits00000000<>+0(SB), Y1, Y1
 	VMINPS       bits40e00000<>+0(SB), Y1, Y1
 	VMOVAPS      Y1, Y6
@@ -2982,8 +2941,7 @@ trials21:
 	VMULPS       Y2, Y0, Y2
 	VSUBPS       bits3f800000<>+0(SB), Y2, Y2
 	VMULPS       bits3f000000<>+0(SB), Y2, Y2
-	VADDPS       bits4b400000<>+0(SB), Y2, Y2
-	VSUBPS       bits4b400000<>+0(SB), Y2, Y2
+	VROUNDPS     $0x00, Y2, Y2
 	VMAXPS       bits00000000<>+0(SB), Y2, Y2
 	VMINPS       bits40e00000<>+0(SB), Y2, Y2
 	VMULPS       bits41000000<>+0(SB), Y2, Y2
@@ -2992,8 +2950,7 @@ trials21:
 	VMULPS       Y3, Y0, Y3
 	VSUBPS       bits3f800000<>+0(SB), Y3, Y3
 	VMULPS       bits3f000000<>+0(SB), Y3, Y3
-	VADDPS       bits4b400000<>+0(SB), Y3, Y3
-	VSUBPS       bits4b400000<>+0(SB), Y3, Y3
+	VROUNDPS     $0x00, Y3, Y3
 	VMAXPS       bits00000000<>+0(SB), Y3, Y3
 	VMINPS       bits40e00000<>+0(SB), Y3, Y3
 	VMULPS       bits42800000<>+0(SB), Y3, Y3
@@ -3002,8 +2959,7 @@ trials21:
 	VMULPS       Y4, Y0, Y4
 	VSUBPS       bits3f800000<>+0(SB), Y4, Y4
 	VMULPS       bits3f000000<>+0(SB), Y4, Y4
-	VADDPS       bits4b400000<>+0(SB), Y4, Y4
-	VSUBPS       bits4b400000<>+0(SB), Y4, Y4
+	VROUNDPS     $0x00, Y4, Y4
 	VMAXPS       bits00000000<>+0(SB), Y4, Y4
 	VMINPS       bits40e00000<>+0(SB), Y4, Y4
 	VMULPS       bits44000000<>+0(SB), Y4, Y4
@@ -4134,5 +4090,829 @@ loop:
 	VPMAXUD      X4, X13, X13
 	VMOVD        X13, R10
 	MOVL         R10, ret+56(FP)
+	VZEROUPPER
+	RET
+
+// func DecodeIQ2_XXS(dst *float32, src *byte, blocks int, points *int8, signs *uint32)
+// Requires: AVX, AVX2, F16C
+TEXT ·DecodeIQ2_XXS(SB), NOSPLIT, $0-40
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ blocks+16(FP), DX
+	MOVQ points+24(FP), BX
+	MOVQ signs+32(FP), SI
+	LEAQ odds<>+0(SB), DI
+
+block:
+	MOVWLZX      (CX), R8
+	VMOVD        R8, X9
+	VCVTPH2PS    X9, X9
+	VBROADCASTSS X9, Y9
+	VMULPS       bits3e000000<>+0(SB), Y9, Y9
+	XORL         R8, R8
+
+group:
+	MOVL         6(CX)(R8*8), R9
+	MOVL         R9, R10
+	SHRL         $0x1c, R10
+	ANDL         $0x0000000f, R10
+	VBROADCASTSS (DI)(R10*4), Y8
+	VMULPS       Y9, Y8, Y8
+	MOVBLZX      2(CX)(R8*8), R10
+	MOVL         R9, R11
+	SHLL         $0x05, R11
+	ANDL         $0x00000fe0, R11
+	VPMOVSXBD    (BX)(R10*8), Y0
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y8, Y0, Y0
+	VXORPS       (SI)(R11*1), Y0, Y0
+	VMOVUPS      Y0, (AX)
+	MOVBLZX      3(CX)(R8*8), R10
+	MOVL         R9, R11
+	SHRL         $0x02, R11
+	ANDL         $0x00000fe0, R11
+	VPMOVSXBD    (BX)(R10*8), Y1
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y8, Y1, Y1
+	VXORPS       (SI)(R11*1), Y1, Y1
+	VMOVUPS      Y1, 32(AX)
+	MOVBLZX      4(CX)(R8*8), R10
+	MOVL         R9, R11
+	SHRL         $0x09, R11
+	ANDL         $0x00000fe0, R11
+	VPMOVSXBD    (BX)(R10*8), Y2
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y8, Y2, Y2
+	VXORPS       (SI)(R11*1), Y2, Y2
+	VMOVUPS      Y2, 64(AX)
+	MOVBLZX      5(CX)(R8*8), R10
+	SHRL         $0x10, R9
+	ANDL         $0x00000fe0, R9
+	VPMOVSXBD    (BX)(R10*8), Y3
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y8, Y3, Y3
+	VXORPS       (SI)(R9*1), Y3, Y3
+	VMOVUPS      Y3, 96(AX)
+	SUBQ         $-128, AX
+	ADDQ         $0x01, R8
+	CMPQ         R8, $0x08
+	JB           group
+	ADDQ         $0x42, CX
+	DECQ         DX
+	JNZ          block
+	VZEROUPPER
+	RET
+
+DATA odds<>+0(SB)/4, $0x3f800000
+DATA odds<>+4(SB)/4, $0x40400000
+DATA odds<>+8(SB)/4, $0x40a00000
+DATA odds<>+12(SB)/4, $0x40e00000
+DATA odds<>+16(SB)/4, $0x41100000
+DATA odds<>+20(SB)/4, $0x41300000
+DATA odds<>+24(SB)/4, $0x41500000
+DATA odds<>+28(SB)/4, $0x41700000
+DATA odds<>+32(SB)/4, $0x41880000
+DATA odds<>+36(SB)/4, $0x41980000
+DATA odds<>+40(SB)/4, $0x41a80000
+DATA odds<>+44(SB)/4, $0x41b80000
+DATA odds<>+48(SB)/4, $0x41c80000
+DATA odds<>+52(SB)/4, $0x41d80000
+DATA odds<>+56(SB)/4, $0x41e80000
+DATA odds<>+60(SB)/4, $0x41f80000
+GLOBL odds<>(SB), RODATA|NOPTR, $64
+
+// func DecodeIQ2_XS(dst *float32, src *byte, blocks int, points *int8, signs *uint32)
+// Requires: AVX, AVX2, F16C
+TEXT ·DecodeIQ2_XS(SB), NOSPLIT, $0-40
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ blocks+16(FP), DX
+	MOVQ points+24(FP), BX
+	MOVQ signs+32(FP), SI
+	LEAQ odds<>+0(SB), DI
+
+block:
+	MOVWLZX      (CX), R8
+	VMOVD        R8, X9
+	VCVTPH2PS    X9, X9
+	VBROADCASTSS X9, Y9
+	VMULPS       bits3e000000<>+0(SB), Y9, Y9
+	XORL         R8, R8
+
+group:
+	MOVBLZX      66(CX)(R8*1), R9
+	MOVL         R9, R10
+	ANDL         $0x0000000f, R10
+	VBROADCASTSS (DI)(R10*4), Y8
+	VMULPS       Y9, Y8, Y8
+	MOVWLZX      2(CX)(R8*8), R10
+	MOVL         R10, R11
+	ANDL         $0x000001ff, R11
+	SHRL         $0x04, R10
+	ANDL         $0x00000fe0, R10
+	VPMOVSXBD    (BX)(R11*8), Y0
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y8, Y0, Y0
+	VXORPS       (SI)(R10*1), Y0, Y0
+	VMOVUPS      Y0, (AX)
+	MOVWLZX      4(CX)(R8*8), R10
+	MOVL         R10, R11
+	ANDL         $0x000001ff, R11
+	SHRL         $0x04, R10
+	ANDL         $0x00000fe0, R10
+	VPMOVSXBD    (BX)(R11*8), Y1
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y8, Y1, Y1
+	VXORPS       (SI)(R10*1), Y1, Y1
+	VMOVUPS      Y1, 32(AX)
+	SHRL         $0x04, R9
+	ANDL         $0x0000000f, R9
+	VBROADCASTSS (DI)(R9*4), Y8
+	VMULPS       Y9, Y8, Y8
+	MOVWLZX      6(CX)(R8*8), R9
+	MOVL         R9, R10
+	ANDL         $0x000001ff, R10
+	SHRL         $0x04, R9
+	ANDL         $0x00000fe0, R9
+	VPMOVSXBD    (BX)(R10*8), Y2
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y8, Y2, Y2
+	VXORPS       (SI)(R9*1), Y2, Y2
+	VMOVUPS      Y2, 64(AX)
+	MOVWLZX      8(CX)(R8*8), R9
+	MOVL         R9, R10
+	ANDL         $0x000001ff, R10
+	SHRL         $0x04, R9
+	ANDL         $0x00000fe0, R9
+	VPMOVSXBD    (BX)(R10*8), Y3
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y8, Y3, Y3
+	VXORPS       (SI)(R9*1), Y3, Y3
+	VMOVUPS      Y3, 96(AX)
+	SUBQ         $-128, AX
+	ADDQ         $0x01, R8
+	CMPQ         R8, $0x08
+	JB           group
+	ADDQ         $0x4a, CX
+	DECQ         DX
+	JNZ          block
+	VZEROUPPER
+	RET
+
+// func DecodeIQ2_S(dst *float32, src *byte, blocks int, points *int8, signs *uint32)
+// Requires: AVX, AVX2, F16C
+TEXT ·DecodeIQ2_S(SB), NOSPLIT, $0-40
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ blocks+16(FP), DX
+	MOVQ points+24(FP), BX
+	MOVQ signs+32(FP), SI
+	LEAQ odds<>+0(SB), DI
+
+block:
+	MOVWLZX      (CX), R8
+	VMOVD        R8, X9
+	VCVTPH2PS    X9, X9
+	VBROADCASTSS X9, Y9
+	VMULPS       bits3e000000<>+0(SB), Y9, Y9
+	XORL         R8, R8
+
+group:
+	MOVBLZX      74(CX)(R8*1), R9
+	MOVBLZX      66(CX)(R8*1), R10
+	MOVL         R9, R11
+	ANDL         $0x0000000f, R11
+	VBROADCASTSS (DI)(R11*4), Y8
+	VMULPS       Y9, Y8, Y8
+	MOVBLZX      2(CX)(R8*4), R11
+	MOVL         R10, R12
+	SHLL         $0x08, R12
+	ANDL         $0x00000300, R12
+	ORL          R12, R11
+	MOVBLZX      34(CX)(R8*4), R12
+	SHLL         $0x05, R12
+	ANDL         $0x00001fe0, R12
+	VPMOVSXBD    (BX)(R11*8), Y0
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y8, Y0, Y0
+	VXORPS       (SI)(R12*1), Y0, Y0
+	VMOVUPS      Y0, (AX)
+	MOVBLZX      3(CX)(R8*4), R11
+	MOVL         R10, R12
+	SHLL         $0x06, R12
+	ANDL         $0x00000300, R12
+	ORL          R12, R11
+	MOVBLZX      35(CX)(R8*4), R12
+	SHLL         $0x05, R12
+	ANDL         $0x00001fe0, R12
+	VPMOVSXBD    (BX)(R11*8), Y1
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y8, Y1, Y1
+	VXORPS       (SI)(R12*1), Y1, Y1
+	VMOVUPS      Y1, 32(AX)
+	SHRL         $0x04, R9
+	ANDL         $0x0000000f, R9
+	VBROADCASTSS (DI)(R9*4), Y8
+	VMULPS       Y9, Y8, Y8
+	MOVBLZX      4(CX)(R8*4), R9
+	MOVL         R10, R11
+	SHLL         $0x04, R11
+	ANDL         $0x00000300, R11
+	ORL          R11, R9
+	MOVBLZX      36(CX)(R8*4), R11
+	SHLL         $0x05, R11
+	ANDL         $0x00001fe0, R11
+	VPMOVSXBD    (BX)(R9*8), Y2
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y8, Y2, Y2
+	VXORPS       (SI)(R11*1), Y2, Y2
+	VMOVUPS      Y2, 64(AX)
+	MOVBLZX      5(CX)(R8*4), R9
+	SHLL         $0x02, R10
+	ANDL         $0x00000300, R10
+	ORL          R10, R9
+	MOVBLZX      37(CX)(R8*4), R10
+	SHLL         $0x05, R10
+	ANDL         $0x00001fe0, R10
+	VPMOVSXBD    (BX)(R9*8), Y3
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y8, Y3, Y3
+	VXORPS       (SI)(R10*1), Y3, Y3
+	VMOVUPS      Y3, 96(AX)
+	SUBQ         $-128, AX
+	ADDQ         $0x01, R8
+	CMPQ         R8, $0x08
+	JB           group
+	ADDQ         $0x52, CX
+	DECQ         DX
+	JNZ          block
+	VZEROUPPER
+	RET
+
+// func DecodeIQ3_XXS(dst *float32, src *byte, blocks int, points *int8, signs *uint32)
+// Requires: AVX, AVX2, F16C
+TEXT ·DecodeIQ3_XXS(SB), NOSPLIT, $0-40
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ blocks+16(FP), DX
+	MOVQ points+24(FP), BX
+	MOVQ signs+32(FP), SI
+	LEAQ odds<>+0(SB), DI
+
+block:
+	MOVWLZX      (CX), R8
+	VMOVD        R8, X9
+	VCVTPH2PS    X9, X9
+	VBROADCASTSS X9, Y9
+	VMULPS       bits3e800000<>+0(SB), Y9, Y9
+	XORL         R8, R8
+
+group:
+	MOVL         66(CX)(R8*4), R9
+	MOVL         R9, R10
+	SHRL         $0x1c, R10
+	ANDL         $0x0000000f, R10
+	VBROADCASTSS (DI)(R10*4), Y8
+	VMULPS       Y9, Y8, Y8
+	MOVBLZX      2(CX)(R8*8), R10
+	MOVBLZX      3(CX)(R8*8), R11
+	MOVL         R9, R12
+	SHLL         $0x05, R12
+	ANDL         $0x00000fe0, R12
+	VMOVD        (BX)(R10*4), X0
+	VPINSRD      $0x01, (BX)(R11*4), X0, X0
+	VPMOVSXBD    X0, Y0
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y8, Y0, Y0
+	VXORPS       (SI)(R12*1), Y0, Y0
+	VMOVUPS      Y0, (AX)
+	MOVBLZX      4(CX)(R8*8), R10
+	MOVBLZX      5(CX)(R8*8), R11
+	MOVL         R9, R12
+	SHRL         $0x02, R12
+	ANDL         $0x00000fe0, R12
+	VMOVD        (BX)(R10*4), X1
+	VPINSRD      $0x01, (BX)(R11*4), X1, X1
+	VPMOVSXBD    X1, Y1
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y8, Y1, Y1
+	VXORPS       (SI)(R12*1), Y1, Y1
+	VMOVUPS      Y1, 32(AX)
+	MOVBLZX      6(CX)(R8*8), R10
+	MOVBLZX      7(CX)(R8*8), R11
+	MOVL         R9, R12
+	SHRL         $0x09, R12
+	ANDL         $0x00000fe0, R12
+	VMOVD        (BX)(R10*4), X2
+	VPINSRD      $0x01, (BX)(R11*4), X2, X2
+	VPMOVSXBD    X2, Y2
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y8, Y2, Y2
+	VXORPS       (SI)(R12*1), Y2, Y2
+	VMOVUPS      Y2, 64(AX)
+	MOVBLZX      8(CX)(R8*8), R10
+	MOVBLZX      9(CX)(R8*8), R11
+	SHRL         $0x10, R9
+	ANDL         $0x00000fe0, R9
+	VMOVD        (BX)(R10*4), X3
+	VPINSRD      $0x01, (BX)(R11*4), X3, X3
+	VPMOVSXBD    X3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y8, Y3, Y3
+	VXORPS       (SI)(R9*1), Y3, Y3
+	VMOVUPS      Y3, 96(AX)
+	SUBQ         $-128, AX
+	ADDQ         $0x01, R8
+	CMPQ         R8, $0x08
+	JB           group
+	ADDQ         $0x62, CX
+	DECQ         DX
+	JNZ          block
+	VZEROUPPER
+	RET
+
+DATA bits3e800000<>+0(SB)/4, $0x3e800000
+DATA bits3e800000<>+4(SB)/4, $0x3e800000
+DATA bits3e800000<>+8(SB)/4, $0x3e800000
+DATA bits3e800000<>+12(SB)/4, $0x3e800000
+DATA bits3e800000<>+16(SB)/4, $0x3e800000
+DATA bits3e800000<>+20(SB)/4, $0x3e800000
+DATA bits3e800000<>+24(SB)/4, $0x3e800000
+DATA bits3e800000<>+28(SB)/4, $0x3e800000
+DATA bits3e800000<>+32(SB)/4, $0x3e800000
+DATA bits3e800000<>+36(SB)/4, $0x3e800000
+DATA bits3e800000<>+40(SB)/4, $0x3e800000
+DATA bits3e800000<>+44(SB)/4, $0x3e800000
+DATA bits3e800000<>+48(SB)/4, $0x3e800000
+DATA bits3e800000<>+52(SB)/4, $0x3e800000
+DATA bits3e800000<>+56(SB)/4, $0x3e800000
+DATA bits3e800000<>+60(SB)/4, $0x3e800000
+GLOBL bits3e800000<>(SB), RODATA|NOPTR, $64
+
+// func DecodeIQ3_S(dst *float32, src *byte, blocks int, points *int8, signs *uint32)
+// Requires: AVX, AVX2, F16C
+TEXT ·DecodeIQ3_S(SB), NOSPLIT, $0-40
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ blocks+16(FP), DX
+	MOVQ points+24(FP), BX
+	MOVQ signs+32(FP), SI
+	LEAQ odds<>+0(SB), DI
+
+block:
+	MOVWLZX      (CX), R8
+	VMOVD        R8, X9
+	VCVTPH2PS    X9, X9
+	VBROADCASTSS X9, Y9
+	XORL         R8, R8
+
+group:
+	MOVQ         R8, R9
+	SHRQ         $0x01, R9
+	MOVBLZX      106(CX)(R9*1), R9
+	MOVL         R9, R10
+	ANDL         $0x0000000f, R10
+	VBROADCASTSS (DI)(R10*4), Y8
+	VMULPS       Y9, Y8, Y8
+	MOVBLZX      66(CX)(R8*1), R10
+	MOVBLZX      2(CX)(R8*8), R11
+	MOVL         R10, R12
+	SHLL         $0x08, R12
+	ANDL         $0x00000100, R12
+	ORL          R12, R11
+	MOVBLZX      3(CX)(R8*8), R12
+	MOVL         R10, R13
+	SHLL         $0x07, R13
+	ANDL         $0x00000100, R13
+	ORL          R13, R12
+	MOVBLZX      74(CX)(R8*4), R13
+	SHLL         $0x05, R13
+	ANDL         $0x00001fe0, R13
+	VMOVD        (BX)(R11*4), X0
+	VPINSRD      $0x01, (BX)(R12*4), X0, X0
+	VPMOVSXBD    X0, Y0
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y8, Y0, Y0
+	VXORPS       (SI)(R13*1), Y0, Y0
+	VMOVUPS      Y0, (AX)
+	MOVBLZX      4(CX)(R8*8), R11
+	MOVL         R10, R12
+	SHLL         $0x06, R12
+	ANDL         $0x00000100, R12
+	ORL          R12, R11
+	MOVBLZX      5(CX)(R8*8), R12
+	MOVL         R10, R13
+	SHLL         $0x05, R13
+	ANDL         $0x00000100, R13
+	ORL          R13, R12
+	MOVBLZX      75(CX)(R8*4), R13
+	SHLL         $0x05, R13
+	ANDL         $0x00001fe0, R13
+	VMOVD        (BX)(R11*4), X1
+	VPINSRD      $0x01, (BX)(R12*4), X1, X1
+	VPMOVSXBD    X1, Y1
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y8, Y1, Y1
+	VXORPS       (SI)(R13*1), Y1, Y1
+	VMOVUPS      Y1, 32(AX)
+	MOVBLZX      6(CX)(R8*8), R11
+	MOVL         R10, R12
+	SHLL         $0x04, R12
+	ANDL         $0x00000100, R12
+	ORL          R12, R11
+	MOVBLZX      7(CX)(R8*8), R12
+	MOVL         R10, R13
+	SHLL         $0x03, R13
+	ANDL         $0x00000100, R13
+	ORL          R13, R12
+	MOVBLZX      76(CX)(R8*4), R13
+	SHLL         $0x05, R13
+	ANDL         $0x00001fe0, R13
+	VMOVD        (BX)(R11*4), X2
+	VPINSRD      $0x01, (BX)(R12*4), X2, X2
+	VPMOVSXBD    X2, Y2
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y8, Y2, Y2
+	VXORPS       (SI)(R13*1), Y2, Y2
+	VMOVUPS      Y2, 64(AX)
+	MOVBLZX      8(CX)(R8*8), R11
+	MOVL         R10, R12
+	SHLL         $0x02, R12
+	ANDL         $0x00000100, R12
+	ORL          R12, R11
+	MOVBLZX      9(CX)(R8*8), R12
+	SHLL         $0x01, R10
+	ANDL         $0x00000100, R10
+	ORL          R10, R12
+	MOVBLZX      77(CX)(R8*4), R10
+	SHLL         $0x05, R10
+	ANDL         $0x00001fe0, R10
+	VMOVD        (BX)(R11*4), X3
+	VPINSRD      $0x01, (BX)(R12*4), X3, X3
+	VPMOVSXBD    X3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y8, Y3, Y3
+	VXORPS       (SI)(R10*1), Y3, Y3
+	VMOVUPS      Y3, 96(AX)
+	SHRL         $0x04, R9
+	ANDL         $0x0000000f, R9
+	VBROADCASTSS (DI)(R9*4), Y8
+	VMULPS       Y9, Y8, Y8
+	MOVBLZX      67(CX)(R8*1), R9
+	MOVBLZX      10(CX)(R8*8), R10
+	MOVL         R9, R11
+	SHLL         $0x08, R11
+	ANDL         $0x00000100, R11
+	ORL          R11, R10
+	MOVBLZX      11(CX)(R8*8), R11
+	MOVL         R9, R12
+	SHLL         $0x07, R12
+	ANDL         $0x00000100, R12
+	ORL          R12, R11
+	MOVBLZX      78(CX)(R8*4), R12
+	SHLL         $0x05, R12
+	ANDL         $0x00001fe0, R12
+	VMOVD        (BX)(R10*4), X4
+	VPINSRD      $0x01, (BX)(R11*4), X4, X4
+	VPMOVSXBD    X4, Y4
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y8, Y4, Y4
+	VXORPS       (SI)(R12*1), Y4, Y4
+	VMOVUPS      Y4, 128(AX)
+	MOVBLZX      12(CX)(R8*8), R10
+	MOVL         R9, R11
+	SHLL         $0x06, R11
+	ANDL         $0x00000100, R11
+	ORL          R11, R10
+	MOVBLZX      13(CX)(R8*8), R11
+	MOVL         R9, R12
+	SHLL         $0x05, R12
+	ANDL         $0x00000100, R12
+	ORL          R12, R11
+	MOVBLZX      79(CX)(R8*4), R12
+	SHLL         $0x05, R12
+	ANDL         $0x00001fe0, R12
+	VMOVD        (BX)(R10*4), X5
+	VPINSRD      $0x01, (BX)(R11*4), X5, X5
+	VPMOVSXBD    X5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y8, Y5, Y5
+	VXORPS       (SI)(R12*1), Y5, Y5
+	VMOVUPS      Y5, 160(AX)
+	MOVBLZX      14(CX)(R8*8), R10
+	MOVL         R9, R11
+	SHLL         $0x04, R11
+	ANDL         $0x00000100, R11
+	ORL          R11, R10
+	MOVBLZX      15(CX)(R8*8), R11
+	MOVL         R9, R12
+	SHLL         $0x03, R12
+	ANDL         $0x00000100, R12
+	ORL          R12, R11
+	MOVBLZX      80(CX)(R8*4), R12
+	SHLL         $0x05, R12
+	ANDL         $0x00001fe0, R12
+	VMOVD        (BX)(R10*4), X6
+	VPINSRD      $0x01, (BX)(R11*4), X6, X6
+	VPMOVSXBD    X6, Y6
+	VCVTDQ2PS    Y6, Y6
+	VMULPS       Y8, Y6, Y6
+	VXORPS       (SI)(R12*1), Y6, Y6
+	VMOVUPS      Y6, 192(AX)
+	MOVBLZX      16(CX)(R8*8), R10
+	MOVL         R9, R11
+	SHLL         $0x02, R11
+	ANDL         $0x00000100, R11
+	ORL          R11, R10
+	MOVBLZX      17(CX)(R8*8), R11
+	SHLL         $0x01, R9
+	ANDL         $0x00000100, R9
+	ORL          R9, R11
+	MOVBLZX      81(CX)(R8*4), R9
+	SHLL         $0x05, R9
+	ANDL         $0x00001fe0, R9
+	VMOVD        (BX)(R10*4), X7
+	VPINSRD      $0x01, (BX)(R11*4), X7, X7
+	VPMOVSXBD    X7, Y7
+	VCVTDQ2PS    Y7, Y7
+	VMULPS       Y8, Y7, Y7
+	VXORPS       (SI)(R9*1), Y7, Y7
+	VMOVUPS      Y7, 224(AX)
+	SUBQ         $-256, AX
+	ADDQ         $0x02, R8
+	CMPQ         R8, $0x08
+	JB           group
+	ADDQ         $0x6e, CX
+	DECQ         DX
+	JNZ          block
+	VZEROUPPER
+	RET
+
+// func DecodeIQ1_S(dst *float32, src *byte, blocks int, points *int8)
+// Requires: AVX, AVX2, F16C
+TEXT ·DecodeIQ1_S(SB), NOSPLIT, $0-32
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ blocks+16(FP), DX
+	MOVQ points+24(FP), BX
+	LEAQ odds<>+0(SB), SI
+
+block:
+	MOVWLZX      (CX), DI
+	VMOVD        DI, X9
+	VCVTPH2PS    X9, X9
+	VBROADCASTSS X9, Y9
+	XORL         DI, DI
+
+group:
+	MOVWLZX      34(CX)(DI*2), R8
+	MOVL         R8, R9
+	SHRL         $0x0c, R9
+	ANDL         $0x00000007, R9
+	VBROADCASTSS (SI)(R9*4), Y8
+	VMULPS       Y9, Y8, Y8
+	MOVL         R8, R9
+	SHLL         $0x10, R9
+	ANDL         $0x80000000, R9
+	XORL         $0x3e000000, R9
+	VMOVD        R9, X10
+	VBROADCASTSS X10, Y10
+	MOVBLZX      2(CX)(DI*4), R9
+	MOVL         R8, R10
+	SHLL         $0x08, R10
+	ANDL         $0x00000700, R10
+	ORL          R10, R9
+	VPMOVSXBD    (BX)(R9*8), Y0
+	VCVTDQ2PS    Y0, Y0
+	VADDPS       Y10, Y0, Y0
+	VMULPS       Y8, Y0, Y0
+	VMOVUPS      Y0, (AX)
+	MOVBLZX      3(CX)(DI*4), R9
+	MOVL         R8, R10
+	SHLL         $0x05, R10
+	ANDL         $0x00000700, R10
+	ORL          R10, R9
+	VPMOVSXBD    (BX)(R9*8), Y1
+	VCVTDQ2PS    Y1, Y1
+	VADDPS       Y10, Y1, Y1
+	VMULPS       Y8, Y1, Y1
+	VMOVUPS      Y1, 32(AX)
+	MOVBLZX      4(CX)(DI*4), R9
+	MOVL         R8, R10
+	SHLL         $0x02, R10
+	ANDL         $0x00000700, R10
+	ORL          R10, R9
+	VPMOVSXBD    (BX)(R9*8), Y2
+	VCVTDQ2PS    Y2, Y2
+	VADDPS       Y10, Y2, Y2
+	VMULPS       Y8, Y2, Y2
+	VMOVUPS      Y2, 64(AX)
+	MOVBLZX      5(CX)(DI*4), R9
+	SHRL         $0x01, R8
+	ANDL         $0x00000700, R8
+	ORL          R8, R9
+	VPMOVSXBD    (BX)(R9*8), Y3
+	VCVTDQ2PS    Y3, Y3
+	VADDPS       Y10, Y3, Y3
+	VMULPS       Y8, Y3, Y3
+	VMOVUPS      Y3, 96(AX)
+	SUBQ         $-128, AX
+	ADDQ         $0x01, DI
+	CMPQ         DI, $0x08
+	JB           group
+	ADDQ         $0x32, CX
+	DECQ         DX
+	JNZ          block
+	VZEROUPPER
+	RET
+
+// func DecodeIQ1_M(dst *float32, src *byte, blocks int, points *int8)
+// Requires: AVX, AVX2, F16C
+TEXT ·DecodeIQ1_M(SB), NOSPLIT, $0-32
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ blocks+16(FP), DX
+	MOVQ points+24(FP), BX
+	LEAQ odds<>+0(SB), SI
+
+block:
+	MOVQ         48(CX), R8
+	XORL         DI, DI
+	MOVQ         R8, R9
+	SHRQ         $0x0c, R9
+	ANDL         $0x0000000f, R9
+	ORL          R9, DI
+	MOVQ         R8, R9
+	SHRQ         $0x18, R9
+	ANDL         $0x000000f0, R9
+	ORL          R9, DI
+	MOVQ         R8, R9
+	SHRQ         $0x24, R9
+	ANDL         $0x00000f00, R9
+	ORL          R9, DI
+	MOVQ         R8, R9
+	SHRQ         $0x30, R9
+	ANDL         $0x0000f000, R9
+	ORL          R9, DI
+	VMOVD        DI, X9
+	VCVTPH2PS    X9, X9
+	VBROADCASTSS X9, Y9
+	XORL         DI, DI
+
+group:
+	MOVWLZX      48(CX)(DI*1), R8
+	MOVL         R8, R9
+	ANDL         $0x00000007, R9
+	VBROADCASTSS (SI)(R9*4), Y8
+	VMULPS       Y9, Y8, Y8
+	MOVBLZX      32(CX)(DI*2), R9
+	MOVL         R9, R10
+	SHLL         $0x1c, R10
+	ANDL         $0x80000000, R10
+	XORL         $0x3e000000, R10
+	VMOVD        R10, X10
+	VBROADCASTSS X10, Y10
+	MOVBLZX      (CX)(DI*4), R10
+	MOVL         R9, R11
+	SHLL         $0x08, R11
+	ANDL         $0x00000700, R11
+	ORL          R11, R10
+	VPMOVSXBD    (BX)(R10*8), Y0
+	VCVTDQ2PS    Y0, Y0
+	VADDPS       Y10, Y0, Y0
+	VMULPS       Y8, Y0, Y0
+	VMOVUPS      Y0, (AX)
+	MOVL         R9, R10
+	SHLL         $0x18, R10
+	ANDL         $0x80000000, R10
+	XORL         $0x3e000000, R10
+	VMOVD        R10, X10
+	VBROADCASTSS X10, Y10
+	MOVBLZX      1(CX)(DI*4), R10
+	SHLL         $0x04, R9
+	ANDL         $0x00000700, R9
+	ORL          R9, R10
+	VPMOVSXBD    (BX)(R10*8), Y1
+	VCVTDQ2PS    Y1, Y1
+	VADDPS       Y10, Y1, Y1
+	VMULPS       Y8, Y1, Y1
+	VMOVUPS      Y1, 32(AX)
+	MOVL         R8, R9
+	SHRL         $0x03, R9
+	ANDL         $0x00000007, R9
+	VBROADCASTSS (SI)(R9*4), Y8
+	VMULPS       Y9, Y8, Y8
+	MOVBLZX      33(CX)(DI*2), R9
+	MOVL         R9, R10
+	SHLL         $0x1c, R10
+	ANDL         $0x80000000, R10
+	XORL         $0x3e000000, R10
+	VMOVD        R10, X10
+	VBROADCASTSS X10, Y10
+	MOVBLZX      2(CX)(DI*4), R10
+	MOVL         R9, R11
+	SHLL         $0x08, R11
+	ANDL         $0x00000700, R11
+	ORL          R11, R10
+	VPMOVSXBD    (BX)(R10*8), Y2
+	VCVTDQ2PS    Y2, Y2
+	VADDPS       Y10, Y2, Y2
+	VMULPS       Y8, Y2, Y2
+	VMOVUPS      Y2, 64(AX)
+	MOVL         R9, R10
+	SHLL         $0x18, R10
+	ANDL         $0x80000000, R10
+	XORL         $0x3e000000, R10
+	VMOVD        R10, X10
+	VBROADCASTSS X10, Y10
+	MOVBLZX      3(CX)(DI*4), R10
+	SHLL         $0x04, R9
+	ANDL         $0x00000700, R9
+	ORL          R9, R10
+	VPMOVSXBD    (BX)(R10*8), Y3
+	VCVTDQ2PS    Y3, Y3
+	VADDPS       Y10, Y3, Y3
+	VMULPS       Y8, Y3, Y3
+	VMOVUPS      Y3, 96(AX)
+	MOVL         R8, R9
+	SHRL         $0x06, R9
+	ANDL         $0x00000007, R9
+	VBROADCASTSS (SI)(R9*4), Y8
+	VMULPS       Y9, Y8, Y8
+	MOVBLZX      34(CX)(DI*2), R9
+	MOVL         R9, R10
+	SHLL         $0x1c, R10
+	ANDL         $0x80000000, R10
+	XORL         $0x3e000000, R10
+	VMOVD        R10, X10
+	VBROADCASTSS X10, Y10
+	MOVBLZX      4(CX)(DI*4), R10
+	MOVL         R9, R11
+	SHLL         $0x08, R11
+	ANDL         $0x00000700, R11
+	ORL          R11, R10
+	VPMOVSXBD    (BX)(R10*8), Y4
+	VCVTDQ2PS    Y4, Y4
+	VADDPS       Y10, Y4, Y4
+	VMULPS       Y8, Y4, Y4
+	VMOVUPS      Y4, 128(AX)
+	MOVL         R9, R10
+	SHLL         $0x18, R10
+	ANDL         $0x80000000, R10
+	XORL         $0x3e000000, R10
+	VMOVD        R10, X10
+	VBROADCASTSS X10, Y10
+	MOVBLZX      5(CX)(DI*4), R10
+	SHLL         $0x04, R9
+	ANDL         $0x00000700, R9
+	ORL          R9, R10
+	VPMOVSXBD    (BX)(R10*8), Y5
+	VCVTDQ2PS    Y5, Y5
+	VADDPS       Y10, Y5, Y5
+	VMULPS       Y8, Y5, Y5
+	VMOVUPS      Y5, 160(AX)
+	SHRL         $0x09, R8
+	ANDL         $0x00000007, R8
+	VBROADCASTSS (SI)(R8*4), Y8
+	VMULPS       Y9, Y8, Y8
+	MOVBLZX      35(CX)(DI*2), R8
+	MOVL         R8, R9
+	SHLL         $0x1c, R9
+	ANDL         $0x80000000, R9
+	XORL         $0x3e000000, R9
+	VMOVD        R9, X10
+	VBROADCASTSS X10, Y10
+	MOVBLZX      6(CX)(DI*4), R9
+	MOVL         R8, R10
+	SHLL         $0x08, R10
+	ANDL         $0x00000700, R10
+	ORL          R10, R9
+	VPMOVSXBD    (BX)(R9*8), Y6
+	VCVTDQ2PS    Y6, Y6
+	VADDPS       Y10, Y6, Y6
+	VMULPS       Y8, Y6, Y6
+	VMOVUPS      Y6, 192(AX)
+	MOVL         R8, R9
+	SHLL         $0x18, R9
+	ANDL         $0x80000000, R9
+	XORL         $0x3e000000, R9
+	VMOVD        R9, X10
+	VBROADCASTSS X10, Y10
+	MOVBLZX      7(CX)(DI*4), R9
+	SHLL         $0x04, R8
+	ANDL         $0x00000700, R8
+	ORL          R8, R9
+	VPMOVSXBD    (BX)(R9*8), Y7
+	VCVTDQ2PS    Y7, Y7
+	VADDPS       Y10, Y7, Y7
+	VMULPS       Y8, Y7, Y7
+	VMOVUPS      Y7, 224(AX)
+	SUBQ         $-256, AX
+	ADDQ         $0x02, DI
+	CMPQ         DI, $0x08
+	JB           group
+	ADDQ         $0x38, CX
+	DECQ         DX
+	JNZ          block
 	VZEROUPPER
 	RET

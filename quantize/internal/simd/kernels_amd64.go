@@ -129,6 +129,21 @@ func DecodeQ5_1AVX512(dst *float32, src *byte, blocks int)
 //go:noescape
 func DecodeQ8_0AVX512(dst *float32, src *byte, blocks int)
 
+// DecodeQ2_KAVX512 decodes super-blocks of 256 weights.
+//
+//go:noescape
+func DecodeQ2_KAVX512(dst *float32, src *byte, blocks int)
+
+// DecodeQ4_KAVX512 decodes super-blocks of 256 weights.
+//
+//go:noescape
+func DecodeQ4_KAVX512(dst *float32, src *byte, blocks int)
+
+// DecodeQ5_KAVX512 decodes super-blocks of 256 weights.
+//
+//go:noescape
+func DecodeQ5_KAVX512(dst *float32, src *byte, blocks int)
+
 // ScaleLevelsAVX512 sets dst to (level - bias) * d - m; d and m hold one value per run of 16 weights.
 //
 //go:noescape
@@ -284,6 +299,21 @@ func DecodeQ5_1AVX2(dst *float32, src *byte, blocks int)
 //go:noescape
 func DecodeQ8_0AVX2(dst *float32, src *byte, blocks int)
 
+// DecodeQ2_KAVX2 decodes super-blocks of 256 weights.
+//
+//go:noescape
+func DecodeQ2_KAVX2(dst *float32, src *byte, blocks int)
+
+// DecodeQ4_KAVX2 decodes super-blocks of 256 weights.
+//
+//go:noescape
+func DecodeQ4_KAVX2(dst *float32, src *byte, blocks int)
+
+// DecodeQ5_KAVX2 decodes super-blocks of 256 weights.
+//
+//go:noescape
+func DecodeQ5_KAVX2(dst *float32, src *byte, blocks int)
+
 // ScaleLevelsAVX2 sets dst to (level - bias) * d - m; d and m hold one value per run of 16 weights.
 //
 //go:noescape
@@ -334,12 +364,12 @@ func DecodeQ1_0(dst *float32, src *byte, blocks int)
 //go:noescape
 func DecodeQ2_0(dst *float32, src *byte, blocks int)
 
-// SumSquares sets sums to the sums of the squares of eight runs of n weights, each added in index order.
+// SumSquares sets sums to the sums of the squares of eight runs of n weights, a multiple of 8, each added in index order.
 //
 //go:noescape
 func SumSquares(sums *[8]float32, runs *[8]*float32, n int)
 
-// SumMagnitudes sets sums to the sums of the magnitudes of eight runs of n weights, each added in index order.
+// SumMagnitudes sets sums to the sums of the magnitudes of eight runs of n weights, a multiple of 8, each added in index order.
 //
 //go:noescape
 func SumMagnitudes(sums *[8]float32, runs *[8]*float32, n int)
@@ -374,15 +404,10 @@ func PackSixes(dst *byte, levels *byte)
 //go:noescape
 func UnpackPairs(levels *byte, src *byte)
 
-// UnpackNibbles unpacks 256 levels of four bits as Q4_K has them.
+// UnpackTrits unpacks 256 levels of 0, 1 or 2 as TQ1_0 has them.
 //
 //go:noescape
-func UnpackNibbles(levels *byte, src *byte)
-
-// UnpackFives unpacks 256 levels of five bits as Q5_K has them: qh, then qs.
-//
-//go:noescape
-func UnpackFives(levels *byte, src *byte)
+func UnpackTrits(levels *byte, src *byte)
 
 // UnpackThrees unpacks 256 levels of three bits as Q3_K has them: hmask, then qs.
 //

@@ -73,6 +73,9 @@ type Kernels struct {
 	// DecodeQ* decode blocks of 32 weights.
 	DecodeQ4_0, DecodeQ4_1, DecodeQ5_0, DecodeQ5_1, DecodeQ8_0 func(dst *float32, src *byte, blocks int)
 
+	// DecodeQ*_K decode super-blocks of 256 weights.
+	DecodeQ2_K, DecodeQ4_K, DecodeQ5_K func(dst *float32, src *byte, blocks int)
+
 	// The following hold one value of d and m per run of 16 weights.
 
 	// ScaleLevels sets dst to (level - bias) * d - m.

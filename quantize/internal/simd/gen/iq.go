@@ -20,4 +20,5 @@ func iq() {
 		}
 	}
 	splitSigns()
+	pointDecoders()
 }

@@ -55,7 +55,7 @@ func (g *gen) latticeRound(kind latticeKind) {
 	s, cells, trials := Load(Param("s"), GP64()), Load(Param("cells"), GP64()), Load(Param("trials"), GP64())
 	SHLQ(U8(2), trials)
 	v := g.v
-	oneOp, half, magic, top := g.c(one), g.c(halfFloat), g.c(rounder), g.c(bitsOf(kind.top))
+	oneOp, half, top := g.c(one), g.c(halfFloat), g.c(bitsOf(kind.top))
 	zero := g.c(0)
 	value, keys, t := GP64(), GP64(), GP64()
 	MOVQ(s, value)
@@ -71,8 +71,7 @@ func (g *gen) latticeRound(kind latticeKind) {
 		VMULPS(level, v(0), level)
 		VSUBPS(oneOp, level, level)
 		VMULPS(half, level, level)
-		VADDPS(magic, level, level)
-		VSUBPS(magic, level, level)
+		g.nearest(level)
 		VMAXPS(zero, level, level)
 		VMINPS(top, level, level)
 		if k == 0 {

@@ -48,6 +48,9 @@ func main() {
 		g.decodeBlocks("DecodeQ5_0", 5, false)
 		g.decodeBlocks("DecodeQ5_1", 5, true)
 		g.decodeBlocks("DecodeQ8_0", 8, false)
+		for _, b := range minimumBlocks {
+			g.decodeMinimums(b)
+		}
 		g.scaleLevels()
 		g.roundLevels()
 		g.magnitudes()
@@ -56,7 +59,7 @@ func main() {
 		g.values("ValuesIQ4", codeTable("iq4", iq4))
 	}
 	lowBits()
-	sums("SumSquares", "squares", func(t reg.Register) { VMULSS(t, t, t) })
+	sums("SumSquares", "squares", func(t reg.Register) { VMULPS(t, t, t) })
 	sums("SumMagnitudes", "magnitudes", func(t reg.Register) { VANDPS(constant(magnitude), t, t) })
 	packs()
 	unpacks()
@@ -228,14 +231,30 @@ func (g *gen) zero(r reg.Register) {
 	}
 }
 
-// round makes t the nearest integer within [low, high], as floats; |t| is
-// below 2^22.
+// nearest makes t the nearest integer, ties to even; where that is zero, its
+// sign is that of t.
+func (g *gen) nearest(t reg.Register) {
+	if g.wide() {
+		VRNDSCALEPS(Imm(0), t, t)
+	} else {
+		VROUNDPS(Imm(0), t, t)
+	}
+}
+
+// round makes t the nearest integer within [low, high].
 func (g *gen) round(t reg.Register, low, high Op) {
-	VADDPS(g.c(rounder), t, t)
-	VSUBPS(g.c(rounder), t, t)
+	g.nearest(t)
 	VMAXPS(low, t, t)
 	VMINPS(high, t, t)
 }
+
+// notBelowZero makes negative numbers zero. As integers the bits of floats that
+// are not negative are in the floats' order and those of others below zero, and
+// more units compare integers.
+func (g *gen) notBelowZero(t reg.Register) { VPMAXSD(g.c(0), t, t) }
+
+// notAbove makes numbers above top, which is not negative, top.
+func (g *gen) notAbove(t reg.Register, top Op) { VPMINSD(top, t, t) }
 
 // at is element memory: register half (0 or 1) of the pair.
 func (g *gen) at(base, index reg.Register, half int) Mem {
@@ -279,8 +298,7 @@ func (g *gen) searchMinimum(name string, from weights, magnitudes bool) {
 	IMUL3Q(U32(g.row()), end, end)
 	v := g.v
 	abs := g.c(magnitude)
-	g.c(rounder)
-	zero := g.c(0)
+	g.c(0)
 	halves := []int{0, 1}
 
 	// Weights. v0, v1: sums of squares, then means.
@@ -364,7 +382,9 @@ func (g *gen) searchMinimum(name string, from weights, magnitudes bool) {
 			VMOVUPS(g.at(x, at, h), t)
 			VSUBPS(v(2+h), t, t)
 			VMULPS(v(h), t, t)
-			g.round(t, zero, top)
+			g.nearest(t)
+			g.notBelowZero(t)
+			g.notAbove(t, top)
 			VMOVUPS(t, g.at(l, at, h))
 		}
 	})
@@ -373,23 +393,37 @@ func (g *gen) searchMinimum(name string, from weights, magnitudes bool) {
 		VDIVPS(v(h), v(4+h), v(4+h))
 		VMOVUPS(v(4+h), g.field(s, minScale, h))
 	}
-	g.loss(x, w, l, end, magnitudes)
 	for _, h := range halves {
+		g.loss(x, w, l, end, h, magnitudes)
 		VMOVUPS(v(6+h), g.field(s, minBest, h))
 	}
 
 	numerator, left := GP64(), GP64()
 	LEAQ(Mem{Base: s, Disp: 128*minFields + 8}, numerator)
 	MOVQ(Mem{Base: s, Disp: 128 * minFields}, left)
+	// Trials whose numerators are below the bound reach no level above the top.
+	bound := GP32()
+	VMOVSS(Mem{Base: s, Disp: 128 * minTop}, reg.X0)
+	VADDSS(constant(bitsOf(0.49)), reg.X0, reg.X0)
+	VMOVD(reg.X0, bound)
 	step := g.label("step")
 	Label(step)
-	// Levels of this trial. v0: inverse, v2: low, v4, v6, v8: sums of w l,
-	// w l l, w l x.
+	// The two registers take turns, so that the divisions of one pass while the
+	// other is summed.
 	for _, h := range halves {
+		// Levels of this trial. v0: inverse, v2: low, v4, v6, v8: sums of w l,
+		// w l l, w l x.
 		inverse, low, t, u := v(h), v(2+h), v(10), v(11)
 		VMOVUPS(g.field(s, minLow, h), low)
 		VMOVUPS(g.field(s, minHigh, h), t)
 		VSUBPS(low, t, t)
+		inverted := GP32() // lanes whose lowest value is above the highest
+		if g.wide() {
+			g.less(t, g.c(0), reg.K1)
+			KMOVW(reg.K1, inverted)
+		} else {
+			VMOVMSKPS(t, inverted)
+		}
 		VBROADCASTSS(Mem{Base: numerator}, inverse)
 		VDIVPS(t, inverse, inverse)
 		VMOVUPS(inverse, g.field(s, minTrial, h))
@@ -406,27 +440,40 @@ func (g *gen) searchMinimum(name string, from weights, magnitudes bool) {
 		for i := 4; i <= 8; i += 2 {
 			g.zero(v(i + h))
 		}
-	}
-	g.each(end, func(at reg.Register) {
-		for _, h := range halves {
-			t, e, u := v(10+3*h), v(11+3*h), v(12+3*h)
-			VMOVUPS(g.at(x, at, h), e)
-			VSUBPS(v(2+h), e, t)
-			VMULPS(v(h), t, t)
-			g.round(t, zero, top)
-			VMOVUPS(t, g.at(l, at, h))
-			VMULPS(g.at(w, at, h), t, u)
-			VADDPS(u, v(4+h), v(4+h))
-			VMULPS(e, u, e)
-			VADDPS(e, v(8+h), v(8+h))
-			VMULPS(t, u, t)
-			VADDPS(t, v(6+h), v(6+h))
+		fit := func(clamp bool) {
+			g.each(end, func(at reg.Register) {
+				t, e, u := v(10), v(11), v(12)
+				VMOVUPS(g.at(x, at, h), e)
+				VSUBPS(v(2+h), e, t)
+				VMULPS(v(h), t, t)
+				g.nearest(t)
+				g.notBelowZero(t)
+				if clamp {
+					g.notAbove(t, top)
+				}
+				VMOVUPS(t, g.at(l, at, h))
+				VMULPS(g.at(w, at, h), t, u)
+				VADDPS(u, v(4+h), v(4+h))
+				VMULPS(e, u, e)
+				VADDPS(e, v(8+h), v(8+h))
+				VMULPS(t, u, t)
+				VADDPS(t, v(6+h), v(6+h))
+			})
 		}
-	})
-	// Least squares. The results go to v4 (scale) and v2 (low).
-	for _, h := range halves {
+		above, fitted := g.label("above"), g.label("fitted")
+		CMPL(bound, Mem{Base: numerator})
+		JBE(LabelRef(above))
+		TESTL(inverted, inverted)
+		JNZ(LabelRef(above))
+		fit(false)
+		JMP(LabelRef(fitted))
+		Label(above)
+		fit(true)
+		Label(fitted)
+		// Least squares. The results go to v4 (scale) and v2 (low).
 		sl, sl2, sxl := v(4+h), v(6+h), v(8+h)
-		d, a, b, t := v(10), v(11), v(12), v(13)
+		d, a, b := v(10), v(11), v(12)
+		t = v(13)
 		VMOVUPS(g.field(s, minSums, h), a)
 		VMULPS(sl2, a, d)
 		VMULPS(sl, sl, t)
@@ -460,8 +507,8 @@ func (g *gen) searchMinimum(name string, from weights, magnitudes bool) {
 		VMOVAPS(a, v(4+h))
 		VMOVAPS(b, v(2+h))
 	}
-	g.loss(x, w, l, end, magnitudes)
 	for _, h := range halves {
+		g.loss(x, w, l, end, h, magnitudes)
 		m, n := g.m(0, 10), g.m(1, 11)
 		t, u := v(12), v(13)
 		VMOVUPS(g.field(s, minBest, h), t)
@@ -512,26 +559,22 @@ func (g *gen) searchMinimum(name string, from weights, magnitudes bool) {
 }
 
 // loss sets v6 to the weighted error of the levels with scales v4 and lowest
-// values v2.
-func (g *gen) loss(x, w, l, end reg.Register, magnitudes bool) {
+// values v2, in half h.
+func (g *gen) loss(x, w, l, end reg.Register, h int, magnitudes bool) {
 	v := g.v
-	for h := range 2 {
-		g.zero(v(6 + h))
-	}
+	g.zero(v(6 + h))
 	g.each(end, func(at reg.Register) {
-		for h := range 2 {
-			t := v(10 + h)
-			VMULPS(g.at(l, at, h), v(4+h), t)
-			VADDPS(v(2+h), t, t)
-			VSUBPS(g.at(x, at, h), t, t)
-			if magnitudes {
-				VANDPS(g.c(magnitude), t, t)
-			} else {
-				VMULPS(t, t, t)
-			}
-			VMULPS(g.at(w, at, h), t, t)
-			VADDPS(t, v(6+h), v(6+h))
+		t := v(10)
+		VMULPS(g.at(l, at, h), v(4+h), t)
+		VADDPS(v(2+h), t, t)
+		VSUBPS(g.at(x, at, h), t, t)
+		if magnitudes {
+			VANDPS(g.c(magnitude), t, t)
+		} else {
+			VMULPS(t, t, t)
 		}
+		VMULPS(g.at(w, at, h), t, t)
+		VADDPS(t, v(6+h), v(6+h))
 	})
 }
 
@@ -560,7 +603,6 @@ func (g *gen) searchScale(name string, from weights) {
 	registers := Load(Param("registers"), GP64())
 	v := g.v
 	abs := g.c(magnitude)
-	g.c(rounder)
 	low, high := Op(Mem{Base: s, Disp: 128 * scaleLow}), Op(Mem{Base: s, Disp: 128 * scaleHigh})
 	together := 2
 	if g.wide() {
@@ -590,8 +632,7 @@ func (g *gen) searchScale(name string, from weights) {
 			for c, trial := range trials {
 				t, u := v(tmp+2*c), v(tmp+2*c+1)
 				VMULPS(g.at(x, at, h), v(in+c), t)
-				VADDPS(g.c(rounder), t, t)
-				VSUBPS(g.c(rounder), t, t)
+				g.nearest(t)
 				if trial >= 5 {
 					VMAXPS(low, t, t)
 				}

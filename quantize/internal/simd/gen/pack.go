@@ -7,35 +7,53 @@ import (
 )
 
 // sums adds what of makes of the weights of eight runs side by side, each in
-// index order: eight chains of additions hide each other's latency.
+// index order: eight weights of each at a time are turned into eight registers
+// of one of each.
 func sums(name, what string, of func(t reg.Register)) {
 	TEXT(name, NOSPLIT, "func(sums *[8]float32, runs *[8]*float32, n int)")
 	Pragma("noescape")
-	Doc(name + " sets sums to the sums of the " + what + " of eight runs of n weights, each added in index order.")
+	Doc(name + " sets sums to the sums of the " + what + " of eight runs of n weights, a multiple of 8, each added in index order.")
 	sums, runs, n := Load(Param("sums"), GP64()), Load(Param("runs"), GP64()), Load(Param("n"), GP64())
-	acc := []reg.VecPhysical{reg.X0, reg.X1, reg.X2, reg.X3, reg.X4, reg.X5, reg.X6, reg.X7}
-	tmp := []reg.VecPhysical{reg.X8, reg.X9, reg.X10, reg.X11}
 	var p [8]reg.GPVirtual
 	for i := range p {
 		p[i] = GP64()
 		MOVQ(Mem{Base: runs, Disp: 8 * i}, p[i])
-		VXORPS(acc[i], acc[i], acc[i])
 	}
+	const sum, row = 15, 14
+	VXORPS(y(sum), y(sum), y(sum))
 	at := GP64()
 	XORQ(at, at)
 	Label("loop")
 	for i := range p {
-		t := tmp[i%4]
-		VMOVSS(Mem{Base: p[i], Index: at, Scale: 4}, t)
-		of(t)
-		VADDSS(t, acc[i], acc[i])
+		VMOVUPS(Mem{Base: p[i], Index: at, Scale: 4}, y(i))
+		of(y(i))
 	}
-	INCQ(at)
+	// Pairs of runs, then quads, within 128 bits; then the halves. low[i] and
+	// high[i] have runs 2i and 2i+1.
+	low, high := [4]int{8, 1, 3, 5}, [4]int{0, 2, 4, 6}
+	for i := range low {
+		VUNPCKLPS(y(2*i+1), y(2*i), y(low[i]))
+		VUNPCKHPS(y(2*i+1), y(2*i), y(high[i]))
+	}
+	quads := [2][4]int{{7, 8, 9, 0}, {1, 3, 2, 4}}
+	for i, q := range quads {
+		a, b := 2*i, 2*i+1
+		VUNPCKLPD(y(low[b]), y(low[a]), y(q[0]))
+		VUNPCKHPD(y(low[b]), y(low[a]), y(q[1]))
+		VUNPCKLPD(y(high[b]), y(high[a]), y(q[2]))
+		VUNPCKHPD(y(high[b]), y(high[a]), y(q[3]))
+	}
+	for half := range 2 {
+		for k := range 4 {
+			VPERM2F128(Imm(uint64(0x20+0x11*half)), y(quads[1][k]), y(quads[0][k]), y(row))
+			VADDPS(y(row), y(sum), y(sum))
+		}
+	}
+	ADDQ(Imm(8), at)
 	CMPQ(at, n)
 	JB(LabelRef("loop"))
-	for i := range p {
-		VMOVSS(acc[i], Mem{Base: sums, Disp: 4 * i})
-	}
+	VMOVUPS(y(sum), Mem{Base: sums})
+	VZEROUPPER()
 	RET()
 }
 

@@ -51,29 +51,43 @@ func unpacks() {
 	}
 	end()
 
-	levels, src = begin("UnpackNibbles", "unpacks 256 levels of four bits as Q4_K has them.")
-	constants()
-	for i := range 8 {
-		if i%2 == 0 {
-			VMOVDQU(Mem{Base: src, Disp: 16 * i}, y(0))
+	// Of a byte of trits 3q/256 is the first, and 3q, less what is above eight
+	// bits, the byte of the others.
+	levels, src = begin("UnpackTrits", "unpacks 256 levels of 0, 1 or 2 as TQ1_0 has them.")
+	VMOVDQU(constant(0x56565656), y(ones))   // the least byte whose first trit is 1
+	VMOVDQU(constant(0xabababab), y(threes)) // is 2
+	VPXOR(y(fifteens), y(fifteens), y(fifteens))
+	// trits writes the levels of size bytes in register 0.
+	trits := func(at, size, count int) {
+		for n := range count {
+			if n > 0 {
+				VPADDB(y(0), y(0), y(1))
+				VPADDB(y(1), y(0), y(0))
+			}
+			// Each comparison that holds is -1.
+			VPMAXUB(y(ones), y(0), y(1))
+			VPCMPEQB(y(1), y(0), y(1))
+			VPMAXUB(y(threes), y(0), y(2))
+			VPCMPEQB(y(2), y(0), y(2))
+			VPADDB(y(2), y(1), y(1))
+			VPSUBB(y(1), y(fifteens), y(1))
+			to := Mem{Base: levels, Disp: at + n*size}
+			switch size {
+			case 32:
+				VMOVDQU(y(1), to)
+			case 16:
+				VMOVDQU(x(1), to)
+			case 4:
+				VMOVD(x(1), to)
+			}
 		}
-		field(y(0), y(fifteens), y(1), i%2*4)
-		VMOVDQU(y(1), Mem{Base: levels, Disp: 32 * i})
 	}
-	end()
-
-	levels, src = begin("UnpackFives", "unpacks 256 levels of five bits as Q5_K has them: qh, then qs.")
-	constants()
-	VMOVDQU(Mem{Base: src}, y(2))
-	for i := range 8 {
-		if i%2 == 0 {
-			VMOVDQU(Mem{Base: src, Disp: 32 + 16*i}, y(0))
-		}
-		field(y(0), y(fifteens), y(1), i%2*4)
-		high(y(2), y(ones), y(3), i, 4)
-		VPOR(y(3), y(1), y(1))
-		VMOVDQU(y(1), Mem{Base: levels, Disp: 32 * i})
-	}
+	VMOVDQU(Mem{Base: src}, y(0))
+	trits(0, 32, 5)
+	VMOVDQU(Mem{Base: src, Disp: 32}, x(0))
+	trits(160, 16, 5)
+	VMOVD(Mem{Base: src, Disp: 48}, x(0))
+	trits(240, 4, 4)
 	end()
 
 	levels, src = begin("UnpackThrees", "unpacks 256 levels of three bits as Q3_K has them: hmask, then qs.")
