@@ -47,6 +47,7 @@ type Refresher struct {
 	DryRun   bool          // only plan
 
 	Text        string // file to validate on; empty: the text that comes with modelpipe
+	Canaries    string // file with prompts for it, one a line; empty: those that come with modelpipe
 	Chunks, Ctx int    // as validate has them; 0: its defaults
 
 	Calibrate                     string // file to measure importance matrices on
@@ -70,6 +71,7 @@ type Refresher struct {
 	// be written and what has become of them; what it returns when it is over.
 	Show func(total int64, done func() int64, at func() string) func()
 
+	gates           Gates           // of all variants
 	calibrationText string          // digest
 	given           map[string]bool // files in the work directory that somebody gave
 	asked           map[string]bool // slugs of the curation file

@@ -36,6 +36,7 @@ func newScene(t *testing.T) *scene {
 	if s.store, err = publish.OpenStore(s.path("store")); err != nil {
 		t.Fatal(err)
 	}
+	s.write("canaries.txt", "Once upon a time\n") // one is quick
 	return s
 }
 
@@ -71,7 +72,7 @@ const f32 = `name = "F32"`
 func (s *scene) refresher() *Refresher {
 	return &Refresher{
 		Curation: s.path("catalog.toml"), Store: s.store, Work: s.path("work"), Actor: "test", Version: "v1",
-		Chunks: 1, Ctx: 64, CalibrateChunks: 1, CalibrateCtx: 32, Device: "cpu", Executor: s.executor,
+		Chunks: 1, Ctx: 64, CalibrateChunks: 1, CalibrateCtx: 32, Device: "cpu", Executor: s.executor, Canaries: s.path("canaries.txt"),
 	}
 }
 
@@ -676,12 +677,15 @@ func TestBadCuration(t *testing.T) {
 		}
 	}
 	s.write("catalog.toml", entry("a", "a", "", f32))
+	s.write("empty.txt", "")
 	for _, c := range []struct {
 		change func(*Refresher)
 		want   string
 	}{
 		{func(r *Refresher) { r.Only = []string{"b"} }, "has no model b"},
 		{func(r *Refresher) { r.Text = s.path("none.txt") }, "text to validate on: open "},
+		{func(r *Refresher) { r.Canaries = s.path("none.txt") }, "canaries: open "},
+		{func(r *Refresher) { r.Canaries = s.path("empty.txt") }, "canaries: no canary prompts"},
 		{func(r *Refresher) { r.Calibrate = s.path("none.txt") }, "text to calibrate on: open "},
 		{func(r *Refresher) { r.Curation = s.path("none.toml") }, "none.toml"},
 		{func(r *Refresher) { r.Chunks = -1 }, "-1 chunks"},
