@@ -498,8 +498,8 @@ func (r *Refresher) clearWork(runs []*modelRun) error {
 			continue
 		}
 		known[m.Slug] = true
-		for _, id := range m.ids {
-			keep[id] = true
+		for i, id := range m.ids {
+			keep[id] = m.made[i].State == "" // else a run was killed when it had made it
 		}
 		keep[r.calibration(m.wantedModel).ID()] = true
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -420,18 +421,34 @@ func TestUpstream(t *testing.T) {
 	}
 }
 
-// pin is the commit that a model is pinned to.
-func (s *scene) pin(slug string) string {
+// document is what the store remembers of a model.
+func (s *scene) document(slug string) stateDocument {
 	s.Helper()
 	data, _, err := s.store.Get(s.Context(), stateName(slug), 1<<20)
 	if err != nil {
 		s.Fatal(err)
 	}
 	var d stateDocument
-	if err := json.Unmarshal(data, &d); err != nil || d.Pin == nil {
+	if err := json.Unmarshal(data, &d); err != nil {
 		s.Fatalf("%v: %s", err, data)
 	}
+	return d
+}
+
+// pin is the commit that a model is pinned to.
+func (s *scene) pin(slug string) string {
+	s.Helper()
+	d := s.document(slug)
+	if d.Pin == nil {
+		s.Fatalf("%s is not pinned", slug)
+	}
 	return d.Pin.Commit
+}
+
+// outcomes are the identities of what was made of a model.
+func (s *scene) outcomes(slug string) []string {
+	s.Helper()
+	return slices.Sorted(maps.Keys(s.document(slug).Outcomes))
 }
 
 // TestLicenseChanges releases nothing under a license that the curation file
@@ -915,6 +932,11 @@ func TestClears(t *testing.T) {
 	kept := []string{
 		plant("models/a/f32-111111111111/a-F32.gguf.partial", time.Hour), // somebody may go on with it
 		plant("elsewhere/x.gguf.partial", 25*time.Hour),                  // is not ours
+	}
+	for _, o := range s.outcomes("b") { // of a run that was killed when it had made it
+		stale := filepath.Join("work", "make", o, "b-F32.gguf")
+		s.write(stale, "complete")
+		gone = append(gone, s.path(stale))
 	}
 	stale := filepath.Join("work", "make", strings.Repeat("0", 64), "x.gguf")
 	s.write(stale, "of what nobody asks for")

@@ -313,7 +313,7 @@ func (c *curationOf) testKilled(t *testing.T, calm, killed *target, kills int) {
 		done := make(chan error, 1)
 		go func() { done <- cmd.Wait() }()
 		// Short enough that it is killed so often before it is done.
-		after := time.Duration(rand.Float64() * 2 * float64(undisturbed) / float64(kills+2))
+		after := time.Duration(rand.Float64() * 1.2 * float64(undisturbed) / float64(kills))
 		select {
 		case err := <-done:
 			if err != nil {
