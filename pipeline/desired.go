@@ -20,6 +20,7 @@ import (
 	"github.com/modelpipe/modelpipe/hub"
 	"github.com/modelpipe/modelpipe/quantize"
 	"github.com/modelpipe/modelpipe/tokenizer"
+	"github.com/modelpipe/modelpipe/validate"
 )
 
 // This file says what should be: the curation file, with the files that it
@@ -37,7 +38,6 @@ type desired struct {
 	file     string
 	curation *catalog.Curation
 	models   []*wantedModel // of --only, where that is given
-	text     string         // digest of the text to validate on, or empty
 }
 
 // wantedModel is a model that is asked for, with what its source holds.
@@ -102,19 +102,22 @@ func (r *Refresher) readDesired() (*desired, error) {
 	for i := range c.Models {
 		r.asked[c.Models[i].Slug] = true
 	}
-	if r.Text != "" {
-		text, err := r.give(r.Text, ".txt", tokenizer.MaxText)
-		if err != nil {
-			return nil, fmt.Errorf("text to validate on: %w", err)
+	r.gates = Gates{Chunks: r.Chunks, Ctx: r.Ctx}
+	for _, text := range []struct {
+		what, name string
+		to         *string
+	}{{"text to validate on", r.Text, &r.gates.Text}, {"canaries", r.Canaries, &r.gates.Canaries}, {"text to calibrate on", r.Calibrate, &r.calibrationText}} {
+		if text.name == "" {
+			continue
 		}
-		d.text = text.digest
-	}
-	if r.Calibrate != "" {
-		text, err := r.give(r.Calibrate, ".txt", tokenizer.MaxText)
-		if err != nil {
-			return nil, fmt.Errorf("text to calibrate on: %w", err)
+		g, err := r.give(text.name, ".txt", tokenizer.MaxText)
+		if err == nil && text.to == &r.gates.Canaries {
+			_, err = validate.ParseCanaries(string(g.data))
 		}
-		r.calibrationText = text.digest
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", text.what, err)
+		}
+		*text.to = g.digest
 	}
 	for _, slug := range r.Only {
 		if !slices.ContainsFunc(c.Models, func(m catalog.Curated) bool { return m.Slug == slug }) {
@@ -126,7 +129,7 @@ func (r *Refresher) readDesired() (*desired, error) {
 		if len(r.Only) > 0 && !slices.Contains(r.Only, m.Slug) {
 			continue
 		}
-		w, err := r.wanted(m, d.text)
+		w, err := r.wanted(m)
 		if err != nil {
 			return nil, fmt.Errorf("%s: model %s: %w", r.Curation, m.Slug, err)
 		}
@@ -184,7 +187,7 @@ func (r *Refresher) give(name, suffix string, limit int64) (given, error) {
 }
 
 // wanted reads what the entry of a model names.
-func (r *Refresher) wanted(m *catalog.Curated, text string) (*wantedModel, error) {
+func (r *Refresher) wanted(m *catalog.Curated) (*wantedModel, error) {
 	w := &wantedModel{Curated: m}
 	if hub.IsRef(m.Source) {
 		ref, err := hub.ParseRef(m.Source)
@@ -208,7 +211,7 @@ func (r *Refresher) wanted(m *catalog.Curated, text string) (*wantedModel, error
 		w.folder = path
 	}
 	for _, v := range m.Variants {
-		x, err := r.wantedVariant(v, text)
+		x, err := r.wantedVariant(v)
 		if err != nil {
 			return nil, fmt.Errorf("variant %s: %w", v.Name, err)
 		}
@@ -218,8 +221,9 @@ func (r *Refresher) wanted(m *catalog.Curated, text string) (*wantedModel, error
 }
 
 // wantedVariant reads what a variant names.
-func (r *Refresher) wantedVariant(v catalog.Wanted, text string) (wantedVariant, error) {
-	w := wantedVariant{Wanted: v, gates: Gates{MaxKLD: v.MaxKLD, MinTop1: v.MinTop1, MaxPPL: v.MaxPPL, Text: text, Chunks: r.Chunks, Ctx: r.Ctx}}
+func (r *Refresher) wantedVariant(v catalog.Wanted) (wantedVariant, error) {
+	w := wantedVariant{Wanted: v, gates: r.gates}
+	w.gates.MaxKLD, w.gates.MinTop1, w.gates.MaxPPL = v.MaxKLD, v.MinTop1, v.MaxPPL
 	var err error
 	if v.MaxSize != "" {
 		if w.gates.MaxSize, err = ParseSize(v.MaxSize); err != nil {

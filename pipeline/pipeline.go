@@ -47,6 +47,7 @@ type Refresher struct {
 	DryRun   bool          // only plan
 
 	Text        string // file to validate on; empty: the text that comes with modelpipe
+	Canaries    string // file with prompts for it, one a line; empty: those that come with modelpipe
 	Chunks, Ctx int    // as validate has them; 0: its defaults
 
 	Calibrate                     string // file to measure importance matrices on
@@ -70,6 +71,7 @@ type Refresher struct {
 	// be written and what has become of them; what it returns when it is over.
 	Show func(total int64, done func() int64, at func() string) func()
 
+	gates           Gates           // of all variants
 	calibrationText string          // digest
 	given           map[string]bool // files in the work directory that somebody gave
 	asked           map[string]bool // slugs of the curation file
@@ -259,12 +261,12 @@ func (r *Refresher) do(ctx context.Context, s *Summary, d *desired, p *plan, sto
 			continue
 		}
 		if m.making(p.tasks) {
-			if err := m.announce(ctx, o); err != nil {
+			if err := m.own(ctx, m.announce(ctx, o)); err != nil {
 				return err
 			}
 			continue
 		}
-		if err := r.settle(ctx, m, o); err != nil {
+		if err := m.settle(ctx, o); err != nil {
 			return err
 		}
 	}
@@ -320,7 +322,7 @@ func (r *Refresher) execute(ctx context.Context, s *Summary, p *plan, x Executor
 		left[m.Slug]--
 		m.take(t, result)
 		if t.Kind == KindMake && result.State != StateFailed || left[m.Slug] == 0 {
-			if err := r.settle(ctx, m, o); err != nil {
+			if err := m.settle(ctx, o); err != nil {
 				return err
 			}
 		}
@@ -354,19 +356,24 @@ func (m *modelRun) take(t *Task, result Result) {
 }
 
 // settle writes down what was made of a model and releases it where all of it
-// is there. An error of the model alone is kept with it.
-func (r *Refresher) settle(ctx context.Context, m *modelRun, o *catalog.Operator) error {
+// is there.
+func (m *modelRun) settle(ctx context.Context, o *catalog.Operator) error {
 	err := m.remember(ctx, o.Store)
 	if err == nil {
 		err = m.release(ctx, o)
 	}
-	if err == nil {
+	return m.own(ctx, err)
+}
+
+// own keeps an error that concerns the model alone with it, and returns what
+// concerns all: the store, the lease, an interrupt.
+func (m *modelRun) own(ctx context.Context, err error) error {
+	switch {
+	case err == nil:
 		return nil
-	}
-	if cause := context.Cause(ctx); cause != nil {
-		return cause
-	}
-	if errors.Is(err, publish.ErrUnavailable) || errors.Is(err, publish.ErrRefused) || errors.Is(err, ErrLeaseLost) {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case errors.Is(err, publish.ErrUnavailable), errors.Is(err, publish.ErrRefused), errors.Is(err, ErrLeaseLost):
 		return err
 	}
 	m.problem = err
@@ -491,8 +498,8 @@ func (r *Refresher) clearWork(runs []*modelRun) error {
 			continue
 		}
 		known[m.Slug] = true
-		for _, id := range m.ids {
-			keep[id] = true
+		for i, id := range m.ids {
+			keep[id] = m.made[i].State == "" // else a run was killed when it had made it
 		}
 		keep[r.calibration(m.wantedModel).ID()] = true
 	}

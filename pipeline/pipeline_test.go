@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -36,6 +37,7 @@ func newScene(t *testing.T) *scene {
 	if s.store, err = publish.OpenStore(s.path("store")); err != nil {
 		t.Fatal(err)
 	}
+	s.write("canaries.txt", "Once upon a time\n") // one is quick
 	return s
 }
 
@@ -71,7 +73,7 @@ const f32 = `name = "F32"`
 func (s *scene) refresher() *Refresher {
 	return &Refresher{
 		Curation: s.path("catalog.toml"), Store: s.store, Work: s.path("work"), Actor: "test", Version: "v1",
-		Chunks: 1, Ctx: 64, CalibrateChunks: 1, CalibrateCtx: 32, Device: "cpu", Executor: s.executor,
+		Chunks: 1, Ctx: 64, CalibrateChunks: 1, CalibrateCtx: 32, Device: "cpu", Executor: s.executor, Canaries: s.path("canaries.txt"),
 	}
 }
 
@@ -419,18 +421,34 @@ func TestUpstream(t *testing.T) {
 	}
 }
 
-// pin is the commit that a model is pinned to.
-func (s *scene) pin(slug string) string {
+// document is what the store remembers of a model.
+func (s *scene) document(slug string) stateDocument {
 	s.Helper()
 	data, _, err := s.store.Get(s.Context(), stateName(slug), 1<<20)
 	if err != nil {
 		s.Fatal(err)
 	}
 	var d stateDocument
-	if err := json.Unmarshal(data, &d); err != nil || d.Pin == nil {
+	if err := json.Unmarshal(data, &d); err != nil {
 		s.Fatalf("%v: %s", err, data)
 	}
+	return d
+}
+
+// pin is the commit that a model is pinned to.
+func (s *scene) pin(slug string) string {
+	s.Helper()
+	d := s.document(slug)
+	if d.Pin == nil {
+		s.Fatalf("%s is not pinned", slug)
+	}
 	return d.Pin.Commit
+}
+
+// outcomes are the identities of what was made of a model.
+func (s *scene) outcomes(slug string) []string {
+	s.Helper()
+	return slices.Sorted(maps.Keys(s.document(slug).Outcomes))
 }
 
 // TestLicenseChanges releases nothing under a license that the curation file
@@ -676,12 +694,15 @@ func TestBadCuration(t *testing.T) {
 		}
 	}
 	s.write("catalog.toml", entry("a", "a", "", f32))
+	s.write("empty.txt", "")
 	for _, c := range []struct {
 		change func(*Refresher)
 		want   string
 	}{
 		{func(r *Refresher) { r.Only = []string{"b"} }, "has no model b"},
 		{func(r *Refresher) { r.Text = s.path("none.txt") }, "text to validate on: open "},
+		{func(r *Refresher) { r.Canaries = s.path("none.txt") }, "canaries: open "},
+		{func(r *Refresher) { r.Canaries = s.path("empty.txt") }, "canaries: no canary prompts"},
 		{func(r *Refresher) { r.Calibrate = s.path("none.txt") }, "text to calibrate on: open "},
 		{func(r *Refresher) { r.Curation = s.path("none.toml") }, "none.toml"},
 		{func(r *Refresher) { r.Chunks = -1 }, "-1 chunks"},
@@ -912,6 +933,11 @@ func TestClears(t *testing.T) {
 	kept := []string{
 		plant("models/a/f32-111111111111/a-F32.gguf.partial", time.Hour), // somebody may go on with it
 		plant("elsewhere/x.gguf.partial", 25*time.Hour),                  // is not ours
+	}
+	for _, o := range s.outcomes("b") { // of a run that was killed when it had made it
+		stale := filepath.Join("work", "make", o, "b-F32.gguf")
+		s.write(stale, "complete")
+		gone = append(gone, s.path(stale))
 	}
 	stale := filepath.Join("work", "make", strings.Repeat("0", 64), "x.gguf")
 	s.write(stale, "of what nobody asks for")

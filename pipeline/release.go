@@ -62,7 +62,7 @@ func (m *modelRun) unreleased(making bool) string {
 		return ""
 	}
 	for _, channel := range m.Channels {
-		if what := m.due(channel, ids); what != nothingDue {
+		if what := m.due(channel, ids); what == newRelease || what == promotion {
 			return "its variants are not released in " + channel
 		}
 	}
@@ -130,7 +130,7 @@ func (m *modelRun) announce(ctx context.Context, o *catalog.Operator) error {
 // them: until then the ones before serve.
 func (m *modelRun) release(ctx context.Context, o *catalog.Operator) error {
 	ids := m.wantedRelease()
-	if ids == nil || m.refused != "" {
+	if ids == nil || m.refused != "" || m.problem != nil {
 		return nil
 	}
 	changed := false

@@ -53,8 +53,11 @@ type Gates struct {
 	MinTop1 *float64 `json:"min_top1,omitempty"`
 	MaxPPL  *float64 `json:"max_ppl_ratio,omitempty"`
 	Text    string   `json:"text,omitempty"` // digest; none: the one that comes with modelpipe
-	Chunks  int      `json:"chunks"`
-	Ctx     int      `json:"ctx"`
+
+	Canaries string `json:"canaries,omitempty"` // digest of the prompts; none: those that come with modelpipe
+
+	Chunks int `json:"chunks"`
+	Ctx    int `json:"ctx"`
 }
 
 // Calibration is what an importance matrix is measured of.

@@ -480,6 +480,15 @@ func (w *Worker) judge(ctx context.Context, t *Task, s *Source, importance *quan
 		}
 		o.Text, o.TextName = string(text), "given"
 	}
+	if t.Gates.Canaries != "" {
+		text, err := os.ReadFile(w.path(givenName(t.Gates.Canaries, ".txt")))
+		if err != nil {
+			return nil, err
+		}
+		if o.Canaries, err = validate.ParseCanaries(string(text)); err != nil {
+			return nil, fmt.Errorf("canaries: %w", err)
+		}
+	}
 	report, err := validate.Run(ctx, reference, c, o)
 	if err != nil {
 		return nil, err

@@ -74,6 +74,7 @@ try again later. See docs/refresh.md.`,
 	flags.StringVar(&f.r.Calibrate, "calibrate", "", "measure importance matrices (imatrix = \"auto\") on the text of `FILE`")
 	flags.IntVar(&f.r.CalibrateChunks, "calibrate-chunks", 60, "measure them on at most so many chunks of 512 tokens")
 	flags.StringVar(&f.r.Text, "text", "", "validate on the text of `FILE` (default: one that comes with modelpipe)")
+	flags.StringVar(&f.r.Canaries, "canaries", "", "validate on the prompts of `FILE`, one a line, instead of the built-in ones")
 	flags.IntVar(&f.r.Chunks, "chunks", validate.DefaultChunks, "validate on at most so many chunks of the text")
 	flags.IntVar(&f.r.Ctx, "ctx", validate.DefaultCtx, "tokens in a chunk")
 	flags.StringVar(&f.r.Device, "device", "auto", "compute on `DEVICE`: cpu, cuda, xla:/path/to/plugin.so or auto")

@@ -43,7 +43,7 @@ func TestRefreshKilledHub(t *testing.T) {
 	c := &curationOf{dir: t.TempDir()}
 	write(t, c.path("catalog.toml"), []byte(strings.Replace(fmt.Sprintf(modelTOML, "m"), "sources/m", "hf://org/m", 1)))
 	store := folderStore(t)
-	args := []string{"refresh", "-f", c.path("catalog.toml"), "--store", store.name, "--work", c.path("work"), "--chunks", "1", "--ctx", "64"}
+	args := []string{"refresh", "-f", c.path("catalog.toml"), "--store", store.name, "--work", c.path("work"), "--chunks", "1", "--ctx", "64", "--canaries", c.canaries(t)}
 	server.SetBandwidth(400e3)
 	for range 3 {
 		cmd, out := c.process(t, store, args)
@@ -243,6 +243,13 @@ name = "F16"
 name = "F32"
 `
 
+// canaries is a file with one prompt, which is quick.
+func (c *curationOf) canaries(t *testing.T) string {
+	t.Helper()
+	write(t, c.path("canaries.txt"), []byte("Once upon a time\n"))
+	return c.path("canaries.txt")
+}
+
 func (c *curationOf) path(name string) string { return filepath.Join(c.dir, name) }
 
 func read(t testing.TB, name string) []byte {
@@ -255,10 +262,10 @@ func read(t testing.TB, name string) []byte {
 }
 
 // refresh is the command line for a store.
-func (c *curationOf) refresh(store *target, work string, more ...string) []string {
+func (c *curationOf) refresh(t *testing.T, store *target, work string, more ...string) []string {
 	return append([]string{
 		"refresh", "-f", c.path("catalog.toml"), "--store", store.name, "--work", work, "--trust", c.path("trust.toml"),
-		"--chunks", "1", "--ctx", "64", "--summary", work + ".json", "--metrics", work + ".prom", "--log-level", "error",
+		"--chunks", "1", "--ctx", "64", "--canaries", c.canaries(t), "--summary", work + ".json", "--metrics", work + ".prom", "--log-level", "error",
 	}, more...)
 }
 
@@ -278,7 +285,7 @@ func (c *curationOf) process(t *testing.T, store *target, args []string) (*exec.
 // ends waits for a refresh that must end with a code, and returns its summary.
 func (c *curationOf) ends(t *testing.T, code int, store *target, work string, more ...string) *pipeline.Summary {
 	t.Helper()
-	cmd, out := c.process(t, store, c.refresh(store, work, more...))
+	cmd, out := c.process(t, store, c.refresh(t, store, work, more...))
 	err := cmd.Wait()
 	if got := cmd.ProcessState.ExitCode(); got != code {
 		t.Fatalf("exit %d, want %d: %v: %s", got, code, err, out)
@@ -302,11 +309,11 @@ func (c *curationOf) testKilled(t *testing.T, calm, killed *target, kills int) {
 	seen := map[string]string{}
 	n, over := 0, 0
 	for n < kills {
-		cmd, out := c.process(t, killed, c.refresh(killed, filepath.Join(work, "killed")))
+		cmd, out := c.process(t, killed, c.refresh(t, killed, filepath.Join(work, "killed")))
 		done := make(chan error, 1)
 		go func() { done <- cmd.Wait() }()
 		// Short enough that it is killed so often before it is done.
-		after := time.Duration(rand.Float64() * 2 * float64(undisturbed) / float64(kills+2))
+		after := time.Duration(rand.Float64() * 1.2 * float64(undisturbed) / float64(kills))
 		select {
 		case err := <-done:
 			if err != nil {

@@ -18,7 +18,7 @@ func TestRefreshFullDisk(t *testing.T) {
 		t.Skipf("mount: %v", err)
 	}
 	defer unix.Unmount(small, unix.MNT_DETACH)
-	args := []string{"refresh", "-f", c.path("catalog.toml"), "--store", c.path("store"), "--work", filepath.Join(small, "work"), "--chunks", "1", "--ctx", "64"}
+	args := []string{"refresh", "-f", c.path("catalog.toml"), "--store", c.path("store"), "--work", filepath.Join(small, "work"), "--chunks", "1", "--ctx", "64", "--canaries", c.canaries(t)}
 	fill := filepath.Join(small, "fill")
 	write(t, fill, make([]byte, 970<<10))
 	denied(t, exitFailed, "failed: tiny-00: Q8_0: no space for the output in "+filepath.Join(small, "work"), args...)

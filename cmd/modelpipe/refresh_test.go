@@ -21,7 +21,7 @@ func TestRefresh(t *testing.T) {
 	refresh := func(more ...string) []string {
 		return append([]string{
 			"refresh", "-f", c.path("catalog.toml"), "--store", store, "--work", work, "--trust", c.path("trust.toml"),
-			"--chunks", "1", "--ctx", "64", "--export", c.path("exports"), "--site", c.path("site"),
+			"--chunks", "1", "--ctx", "64", "--canaries", c.canaries(t), "--export", c.path("exports"), "--site", c.path("site"),
 			"--summary", c.path("summary.json"), "--metrics", c.path("metrics.prom"),
 		}, more...)
 	}
