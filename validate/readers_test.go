@@ -1,0 +1,133 @@
+package validate
+
+import (
+	"encoding/json"
+	"io"
+	"maps"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"github.com/modelpipe/modelpipe/ops/fromgguf"
+	"github.com/modelpipe/modelpipe/ops/fromhf"
+	"github.com/modelpipe/modelpipe/safetensors"
+)
+
+// otherwise is what llama.cpp computes in another way than the source, of
+// models that it does not support as they are.
+var otherwise = map[string]string{
+	"bitnet-packed": "FFN, activation: the source has relu2, the file silu", // it knows the first such models' only
+	"dsv2-tied":     "FFN, mo E, groups: the source has 0, the file 2",      // it takes no heed of topk_method
+	"exaone4":       "attention, rope: the source has none",                 // it knows layers without positions in models of 64 layers only
+	"exaone4-b":     "attention, rope: the source has none",
+}
+
+// unread are models that llama.cpp does not load.
+var unread = map[string]string{
+	"deepseek-v3-noqlora": `metadata "deepseek2.attention.q_lora_rank": key is missing`, // where there are not 26, 27 or 48 layers
+}
+
+// TestReaders holds what one reader makes of each of the converter's tiny
+// models to what the other makes of its file in f32: every figure, and every
+// number of every tensor.
+func TestReaders(t *testing.T) {
+	folders := map[string]fstest.MapFS{"deepseek-v2-lite": deepseekLite(t)}
+	for _, name := range goldenNames(t, "bert-reranker", "xlm-roberta-reranker", "qwen3-reranker") {
+		folders[name] = goldenModel(t, name)
+	}
+	for name, folder := range folders {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			source, err := fromhf.Open(t.Context(), folder)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer source.Close()
+			f := openGGUF(t, converted(t, folder, name, "f32"))
+			file, err := fromgguf.Open(f)
+			if says, ok := unread[name]; ok {
+				if err == nil || !strings.Contains(err.Error(), says) {
+					t.Errorf("error %v: want %q", err, says)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			differences, _ := compareSpecs(source, file, f.Header.Metadata)
+			if text, want := strings.Join(differences, "\n"), otherwise[name]; !strings.Contains(text, want) || want == "" && text != "" {
+				t.Errorf("differences: %s\nwant %q", text, want)
+			}
+			r, err := compareWeights(t.Context(), source, file, f.Header, nil, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(r.NotJudged) > 0 || len(r.Tensors) == 0 {
+				t.Errorf("%d tensors, not judged: %q", len(r.Tensors), r.NotJudged)
+			}
+			for _, w := range r.Tensors {
+				if !(w.NMSE <= 1e-13) {
+					t.Errorf("tensor %s (%s): NMSE %g", w.Name, w.Slot, w.NMSE)
+				}
+			}
+		})
+	}
+}
+
+// deepseekLite is a model of DeepSeek-V2-Lite's form: queries without ranks in
+// 27 layers, and YaRN. Its layers with experts have the same weights.
+func deepseekLite(t testing.TB) fstest.MapFS {
+	t.Helper()
+	small := goldenModel(t, "deepseek-v3-noqlora")
+	var config object
+	if err := json.Unmarshal(small["config.json"].Data, &config); err != nil {
+		t.Fatal(err)
+	}
+	const layers = 27
+	maps.Copy(config, object{
+		"architectures": []any{"DeepseekV2ForCausalLM"}, "model_type": "deepseek_v2", "num_hidden_layers": layers,
+		"n_group": 1, "topk_group": 1, "topk_method": "greedy", "scoring_func": "softmax", "norm_topk_prob": false, "routed_scaling_factor": 1,
+		"rope_scaling": object{"type": "yarn", "factor": 40, "beta_fast": 32, "beta_slow": 1, "mscale": 0.707, "mscale_all_dim": 0.707,
+			"original_max_position_embeddings": 4096},
+	})
+	text, err := json.Marshal(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkpoint, err := safetensors.Open(t.Context(), small)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer checkpoint.Close()
+	header, body := &safetensors.Header{}, []byte{}
+	for f, tensor := range checkpoint.All() {
+		if strings.HasSuffix(tensor.Name, "e_score_correction_bias") {
+			continue
+		}
+		data := make([]byte, tensor.Size)
+		if _, err := f.Data(tensor).ReadAt(data, 0); err != nil && err != io.EOF {
+			t.Fatal(err)
+		}
+		names := []string{tensor.Name}
+		if rest, ok := strings.CutPrefix(tensor.Name, "model.layers.1."); ok {
+			for i := 2; i < layers; i++ {
+				names = append(names, "model.layers."+strconv.Itoa(i)+"."+rest)
+			}
+		}
+		for _, name := range names {
+			tensor.Name = name
+			header.Tensors, body = append(header.Tensors, tensor), append(body, data...)
+		}
+	}
+	if _, err := header.Layout(); err != nil {
+		t.Fatal(err)
+	}
+	head, err := header.AppendBinary(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lite := maps.Clone(small)
+	lite["config.json"], lite["model.safetensors"] = &fstest.MapFile{Data: text}, &fstest.MapFile{Data: append(head, body...)}
+	return lite
+}
