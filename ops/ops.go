@@ -319,17 +319,20 @@ func Hidden(ctx context.Context, d *Device, m *spec.Model, ids []int32, o Option
 }
 
 // Embed returns a vector for each sequence, pooled as the model says; it is
-// not normalized to unit length.
+// not normalized to unit length. Where the model has a classifier, the vector
+// is the classifier's scores.
 func Embed(ctx context.Context, d *Device, m *spec.Model, seqs [][]int32, o Options) (_ [][]float32, err error) {
 	defer recovered(&err)
 	e := newEvaluation(d, o)
 	defer e.close()
 	vectors := make([][]float32, len(seqs))
-	_, err = hidden(ctx, e, m, seqs, e.batches(seqs, 1), func(i int, x []float32) (err error) {
+	if _, err = hidden(ctx, e, m, seqs, e.batches(seqs, 1), func(i int, x []float32) (err error) {
 		vectors[i], err = pooled(m, x)
 		return err
-	})
-	return vectors, err
+	}); err != nil || m.Classifier == nil {
+		return vectors, err
+	}
+	return classified(ctx, m, vectors)
 }
 
 // pooled makes one vector of a sequence's hidden states.

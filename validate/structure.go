@@ -71,6 +71,7 @@ func compareSpecs(source, file *spec.Model, m gguf.Metadata) (differences, notes
 	c.compare("final norm", source.FinalNorm, file.FinalNorm)
 	c.compare("head", source.Head, file.Head)
 	c.compare("pooling", source.Pooling, file.Pooling)
+	c.compare("classifier", source.Classifier, file.Classifier)
 	perBlock, noted := make([][]string, len(source.Blocks)), make([][]string, len(source.Blocks))
 	for i := range source.Blocks {
 		block := comparer{limits: c.limits, context: max(source.Context, file.Context)}

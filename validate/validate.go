@@ -272,6 +272,14 @@ func (j *judgement) open() error {
 	if j.Engine != nil {
 		j.report.Method.Device = j.Engine.Name()
 	}
+	if labels, err := j.header.Metadata.Strings(info.Architecture + ".classifier.output_labels"); err == nil && j.model.Classifier != nil && j.source.Model.Head != nil {
+		if j.source, err = j.source.ranking(labels); err == nil {
+			err = j.Check(j.source) // which predicts no tokens now
+		}
+		if err != nil {
+			return fmt.Errorf("validate %s: %w", c.Name, err)
+		}
+	}
 	if err := sameModel(j.source.Model, j.model); err != nil {
 		return fmt.Errorf("validate %s: %w", c.Name, err)
 	}
@@ -329,7 +337,11 @@ func (j *judgement) template(context.Context) error {
 	for _, s := range j.vocab.Special {
 		special[s.Role+"_token"] = j.vocab.Tokens[s.ID].Text
 	}
-	r := compareTemplates(j.source.Templates, j.vocab.ChatTemplates, special)
+	templates := j.vocab.ChatTemplates
+	if j.source.Model.Classifier != nil {
+		templates = slices.DeleteFunc(slices.Clone(templates), func(t tokenizer.ChatTemplate) bool { return t.Name == rerankPrompt })
+	}
+	r := compareTemplates(j.source.Templates, templates, special)
 	j.report.Template = &r
 	if r.Equal == nil {
 		j.notJudged(CheckTemplate, strings.Join(r.NotJudged, "; "))
@@ -366,7 +378,7 @@ func (j *judgement) logits(ctx context.Context) error {
 	if j.model.Head == nil {
 		return j.hiddenStates(ctx)
 	}
-	chunks, err := cutChunks(j.enc, j.vocab, j.Text, j.Chunks, j.Ctx)
+	chunks, err := Chunks(j.enc, j.vocab, j.Text, j.Chunks, j.Ctx)
 	if err != nil {
 		return err
 	}
@@ -498,14 +510,20 @@ func (j *judgement) hiddenStates(ctx context.Context) error {
 		least = min(least, dot/math.Sqrt(a*b))
 	}
 	nmse := off / energy
-	if err := finite(map[string]float64{"cosine": least, "nmse": nmse}); err != nil {
+	figures := map[string]float64{"nmse": nmse}
+	j.report.NMSE = &nmse
+	if j.source.Model.Classifier == nil { // scores have no direction
+		figures["cosine"], j.report.Cosine = least, &least
+	}
+	if err := finite(figures); err != nil {
 		return err
 	}
-	j.report.NMSE, j.report.Cosine = &nmse, &least
 	j.report.Method.Chunks = len(chunks)
 	if quantized(j.header) {
 		j.gate(atMost("nmse", nmse, encoderNMSE, "a quantized encoder"))
-		j.gate(atLeast("cosine", least, encoderCosine, "a quantized encoder"))
+		if j.report.Cosine != nil {
+			j.gate(atLeast("cosine", least, encoderCosine, "a quantized encoder"))
+		}
 	} else {
 		limit := floatLimits(j.source.Model, j.model, j.noted())
 		j.gate(atMost("nmse", nmse, limit.nmse, limit.why))

@@ -134,6 +134,15 @@ func (c *checker) globals() {
 	default:
 		c.fail("unknown pooling %q", m.Pooling)
 	}
+	if k := m.Classifier; k != nil && c.dims("classifier", map[string]int{"labels": k.Labels}) {
+		if m.Pooling == PoolNone || m.Head != nil {
+			c.fail("a classifier without a pooled vector, or beside a head that predicts tokens")
+		}
+		if k.Dense {
+			c.matrix(Global(ClassDense), m.Width, m.Width)
+		}
+		c.matrix(Global(ClassOut), k.Labels, m.Width)
+	}
 }
 
 func (c *checker) block(i int, b *Block) {

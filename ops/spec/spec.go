@@ -43,6 +43,10 @@ type Model struct {
 	// Pooling is how an embedding model makes one vector of a sequence.
 	Pooling Pooling
 
+	// Classifier, where there is one, makes scores of that vector: a reranker's
+	// or a classifier's.
+	Classifier *Classifier
+
 	// Weights has one entry for each tensor that the specification needs, and
 	// for each optional one (biases, sinks, factors) that the source has. The
 	// presence of an optional entry is what switches it on.
@@ -103,6 +107,17 @@ const (
 	PoolCLS  Pooling = "cls"
 	PoolLast Pooling = "last"
 )
+
+// Classifier is how the pooled vector v becomes Labels scores:
+//
+//	ClassOut*tanh(ClassDense*v + bias) + bias where Dense, else ClassOut*v + bias
+//
+// and where Softmax, the softmax of that.
+type Classifier struct {
+	Labels  int
+	Dense   bool
+	Softmax bool
+}
 
 // Block is one layer. Exactly one of Attention and Conv is set.
 type Block struct {
@@ -274,6 +289,8 @@ const (
 	EmbdNorm     Role = "embd_norm"     // [1, Width]
 	FinalNorm    Role = "final_norm"    // [1, Width]
 	Output       Role = "output"        // [Vocab, Width]
+	ClassDense   Role = "class_dense"   // [Width, Width]
+	ClassOut     Role = "class_out"     // [Labels, Width]
 
 	PreMix  Role = "pre_mix" // norms: [1, Width]
 	PostMix Role = "post_mix"
