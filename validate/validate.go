@@ -97,6 +97,11 @@ type Options struct {
 	// Runtime is the address of a llama.cpp server that runs the candidate.
 	Runtime string
 
+	// Render renders a conversation: a chat template is a stranger's program,
+	// which a caller may want to run in a process of its own. nil is
+	// Rendering.Run.
+	Render func(context.Context, Rendering) (string, error)
+
 	// Progress, where it is not nil, is told what is being done, by any
 	// goroutine.
 	Progress func(what string)
@@ -160,6 +165,9 @@ func (o Options) filled() Options {
 	}
 	if o.Canaries == nil {
 		o.Canaries = DefaultCanaries
+	}
+	if o.Render == nil {
+		o.Render = func(_ context.Context, r Rendering) (string, error) { return r.Run() }
 	}
 	if o.Progress == nil {
 		o.Progress = func(string) {}
@@ -328,7 +336,7 @@ func (j *judgement) tokens(context.Context) error {
 	return nil
 }
 
-func (j *judgement) template(context.Context) error {
+func (j *judgement) template(ctx context.Context) error {
 	if j.vocab == nil {
 		j.notJudged(CheckTemplate, "the file has no vocabulary")
 		return nil
@@ -341,7 +349,7 @@ func (j *judgement) template(context.Context) error {
 	if j.source.Model.Classifier != nil {
 		templates = slices.DeleteFunc(slices.Clone(templates), func(t tokenizer.ChatTemplate) bool { return t.Name == rerankPrompt })
 	}
-	r := compareTemplates(j.source.Templates, templates, special)
+	r := compareTemplates(j.source.Templates, templates, special, func(r Rendering) (string, error) { return j.Render(ctx, r) })
 	j.report.Template = &r
 	if r.Equal == nil {
 		j.notJudged(CheckTemplate, strings.Join(r.NotJudged, "; "))

@@ -258,6 +258,7 @@ func (a *app) canJudge(ctx context.Context, j *judging, s *pipeline.Source, impo
 func (a *app) judgeOptions(j *judging, s *pipeline.Source, importance *quantize.Imatrix) (validate.Options, error) {
 	o := validate.Options{
 		Version: version().Version, Chunks: j.chunks, Ctx: j.ctx, Skip: j.skip, Runtime: j.runtime, Imatrix: importance,
+		Render: renderApart,
 	}
 	if j.chunks < 1 || j.ctx < 8 {
 		return o, usagef("--chunks %d --ctx %d: want at least one chunk of 8 tokens", j.chunks, j.ctx)
