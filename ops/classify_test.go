@@ -13,15 +13,22 @@ import (
 // TestClassifier holds scores to what the specification says of the hidden
 // states.
 func TestClassifier(t *testing.T) {
-	for seed, dense := range map[uint64]bool{1: true, 2: false} {
-		m := randomModel(seed, false)
-		m.Head, m.Pooling, m.Classifier = nil, spec.PoolCLS, &spec.Classifier{Labels: 3, Dense: dense, Softmax: !dense}
+	for seed, k := range []spec.Classifier{
+		{Labels: 3, Dense: true, Activation: spec.Tanh},
+		{Labels: 3, Dense: true, Activation: spec.GELU, Norm: &spec.Norm{Kind: spec.LayerNorm, Eps: 1e-5}},
+		{Labels: 3, Softmax: true},
+	} {
+		m := randomModel(uint64(seed), false)
+		m.Head, m.Pooling, m.Classifier = nil, spec.PoolCLS, &k
 		delete(m.Weights, spec.Global(spec.Output))
 		delete(m.Weights, spec.Global(spec.Output.Bias()))
-		d := draw{rand.New(rand.NewPCG(seed, 9)), m}
-		if dense {
+		d := draw{rand.New(rand.NewPCG(uint64(seed), 9)), m}
+		if k.Dense {
 			d.weight(spec.Global(spec.ClassDense), m.Width, m.Width)
 			d.weight(spec.Global(spec.ClassDense.Bias()), 1, m.Width)
+		}
+		if k.Norm != nil {
+			d.weight(spec.Global(spec.ClassNorm), 1, m.Width)
 		}
 		d.weight(spec.Global(spec.ClassOut), 3, m.Width)
 		d.weight(spec.Global(spec.ClassOut.Bias()), 1, 3)
@@ -52,14 +59,31 @@ func TestClassifier(t *testing.T) {
 					}
 					return y
 				}
-				if dense {
+				if k.Dense {
 					v = through(spec.ClassDense, m.Width)
+				}
+				switch k.Activation {
+				case spec.Tanh:
 					for j := range v {
 						v[j] = math.Tanh(v[j])
 					}
+				case spec.GELU:
+					mean, square := 0.0, 0.0
+					for j := range v {
+						v[j] *= math.Erfc(-v[j]/math.Sqrt2) / 2
+						mean += v[j] / float64(len(v))
+						square += v[j] * v[j] / float64(len(v))
+					}
+					w, err := m.Weights[spec.Global(spec.ClassNorm)].Floats(t.Context())
+					if err != nil {
+						t.Fatal(err)
+					}
+					for j := range v {
+						v[j] = (v[j] - mean) / math.Sqrt(square-mean*mean+1e-5) * float64(w[j])
+					}
 				}
 				scores := through(spec.ClassOut, 3)
-				if !dense {
+				if k.Softmax {
 					sum := 0.0
 					for _, s := range scores {
 						sum += math.Exp(s)

@@ -23,6 +23,7 @@ import (
 	"sync"
 
 	"github.com/modelpipe/modelpipe/ops/measure"
+	"github.com/modelpipe/modelpipe/ops/plain"
 	"github.com/modelpipe/modelpipe/ops/spec"
 )
 
@@ -333,6 +334,25 @@ func Embed(ctx context.Context, d *Device, m *spec.Model, seqs [][]int32, o Opti
 		return vectors, err
 	}
 	return classified(ctx, m, vectors)
+}
+
+// classified makes a classifier's scores of pooled vectors. There is one vector
+// for each sequence, so that no graph is worth its compilation.
+func classified(ctx context.Context, m *spec.Model, vectors [][]float32) ([][]float32, error) {
+	x := make([][]float64, len(vectors))
+	for i, v := range vectors {
+		for _, f := range v {
+			x[i] = append(x[i], float64(f))
+		}
+	}
+	scores, err := plain.Classify(ctx, m, x)
+	for i := range scores {
+		vectors[i] = vectors[i][:0]
+		for _, v := range scores[i] {
+			vectors[i] = append(vectors[i], float32(v))
+		}
+	}
+	return vectors, err
 }
 
 // pooled makes one vector of a sequence's hidden states.

@@ -1,9 +1,13 @@
 package validate
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"io"
 	"maps"
+	"math"
+	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -33,7 +37,7 @@ var unread = map[string]string{
 // models to what the other makes of its file in f32: every figure, and every
 // number of every tensor.
 func TestReaders(t *testing.T) {
-	folders := map[string]fstest.MapFS{"deepseek-v2-lite": deepseekLite(t)}
+	folders := map[string]fstest.MapFS{"deepseek-v2-lite": deepseekLite(t), "modernbert-reranker": modernReranker(t)}
 	for _, name := range goldenNames(t) {
 		folders[name] = goldenModel(t, name)
 	}
@@ -87,45 +91,79 @@ func TestReaders(t *testing.T) {
 // 27 layers, and YaRN. Its layers with experts have the same weights.
 func deepseekLite(t testing.TB) fstest.MapFS {
 	t.Helper()
-	small := goldenModel(t, "deepseek-v3-noqlora")
-	var config object
-	if err := json.Unmarshal(small["config.json"].Data, &config); err != nil {
-		t.Fatal(err)
-	}
 	const layers = 27
-	maps.Copy(config, object{
+	return remade(t, "deepseek-v3-noqlora", object{
 		"architectures": []any{"DeepseekV2ForCausalLM"}, "model_type": "deepseek_v2", "num_hidden_layers": layers,
 		"n_group": 1, "topk_group": 1, "topk_method": "greedy", "scoring_func": "softmax", "norm_topk_prob": false, "routed_scaling_factor": 1,
 		"rope_scaling": object{"type": "yarn", "factor": 40, "beta_fast": 32, "beta_slow": 1, "mscale": 0.707, "mscale_all_dim": 0.707,
 			"original_max_position_embeddings": 4096},
+	}, func(name string) []string {
+		if strings.HasSuffix(name, "e_score_correction_bias") {
+			return nil
+		}
+		names := []string{name}
+		if rest, ok := strings.CutPrefix(name, "model.layers.1."); ok {
+			for i := 2; i < layers; i++ {
+				names = append(names, "model.layers."+strconv.Itoa(i)+"."+rest)
+			}
+		}
+		return names
+	}, nil)
+}
+
+// modernReranker is a ModernBERT that ranks.
+func modernReranker(t testing.TB) fstest.MapFS {
+	t.Helper()
+	const width = 32
+	folder := remade(t, "modernbert", object{
+		"architectures": []any{"ModernBertForSequenceClassification"}, "id2label": object{"0": "LABEL_0"}, "classifier_pooling": "mean",
+	}, func(name string) []string { return []string{"model." + name} }, map[string][]int64{
+		"head.dense.weight": {width, width}, "head.norm.weight": {width}, "classifier.weight": {1, width}, "classifier.bias": {1},
 	})
+	for _, of := range []string{"modules.json", "1_Pooling/config.json"} { // an embedder
+		delete(folder, of)
+	}
+	return folder
+}
+
+// remade is a tiny model with other fields in its config, with tensors under
+// all the names that names gives for one, and with further ones, by shape.
+func remade(t testing.TB, model string, fields object, names func(string) []string, more map[string][]int64) fstest.MapFS {
+	t.Helper()
+	folder := maps.Clone(goldenModel(t, model))
+	var config object
+	if err := json.Unmarshal(folder["config.json"].Data, &config); err != nil {
+		t.Fatal(err)
+	}
+	maps.Copy(config, fields)
 	text, err := json.Marshal(config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	checkpoint, err := safetensors.Open(t.Context(), small)
+	checkpoint, err := safetensors.Open(t.Context(), folder)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer checkpoint.Close()
 	header, body := &safetensors.Header{}, []byte{}
 	for f, tensor := range checkpoint.All() {
-		if strings.HasSuffix(tensor.Name, "e_score_correction_bias") {
-			continue
-		}
 		data := make([]byte, tensor.Size)
 		if _, err := f.Data(tensor).ReadAt(data, 0); err != nil && err != io.EOF {
 			t.Fatal(err)
 		}
-		names := []string{tensor.Name}
-		if rest, ok := strings.CutPrefix(tensor.Name, "model.layers.1."); ok {
-			for i := 2; i < layers; i++ {
-				names = append(names, "model.layers."+strconv.Itoa(i)+"."+rest)
-			}
-		}
-		for _, name := range names {
-			tensor.Name = name
+		for _, tensor.Name = range names(tensor.Name) {
 			header.Tensors, body = append(header.Tensors, tensor), append(body, data...)
+		}
+	}
+	random := rand.New(rand.NewPCG(1, 2))
+	for _, name := range slices.Sorted(maps.Keys(more)) {
+		n := int64(1)
+		for _, d := range more[name] {
+			n *= d
+		}
+		header.Tensors = append(header.Tensors, safetensors.Tensor{Name: name, DType: safetensors.F32, Shape: more[name], Size: 4 * n})
+		for range n {
+			body = binary.LittleEndian.AppendUint32(body, math.Float32bits(float32(random.NormFloat64())))
 		}
 	}
 	if _, err := header.Layout(); err != nil {
@@ -135,7 +173,6 @@ func deepseekLite(t testing.TB) fstest.MapFS {
 	if err != nil {
 		t.Fatal(err)
 	}
-	lite := maps.Clone(small)
-	lite["config.json"], lite["model.safetensors"] = &fstest.MapFile{Data: text}, &fstest.MapFile{Data: append(head, body...)}
-	return lite
+	folder["config.json"], folder["model.safetensors"] = &fstest.MapFile{Data: text}, &fstest.MapFile{Data: append(head, body...)}
+	return folder
 }

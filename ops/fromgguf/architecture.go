@@ -32,6 +32,7 @@ const (
 	noClassifier classifier = iota
 	firstToken              // cls.output tanh(cls x) of the first, or cls.output x
 	lastToken               // the softmax of cls.output x, of the last
+	pooledHead              // cls.output cls.norm(gelu(cls x)) of the mean, or of the first
 )
 
 // pairing says which values of a head a rotary embedding turns together

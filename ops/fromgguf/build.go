@@ -181,16 +181,34 @@ func (b *builder) classify() {
 	if v, ok := get[[]string](&b.keys, "classifier.output_labels"); ok {
 		labels = len(v)
 	}
-	k := &spec.Classifier{Labels: labels}
+	k := &spec.Classifier{Labels: labels, Dense: b.has("cls.weight") && b.arch.classifier != lastToken}
 	b.model.Classifier, b.model.Pooling = k, spec.PoolCLS
-	if b.arch.classifier == lastToken {
+	switch b.arch.classifier {
+	case lastToken:
 		k.Softmax, b.model.Pooling = true, spec.PoolLast
-	} else if k.Dense = b.has("cls.weight"); k.Dense {
+	case pooledHead:
+		switch t := b.countOr("classifier.pooling_type", 1, 1<<31-1); t {
+		case 1:
+			b.model.Pooling = spec.PoolMean
+		case 2:
+		default:
+			b.fail("metadata %q is %d: want 1 or 2", b.hparams.arch+".classifier.pooling_type", t)
+		}
+	}
+	if k.Dense {
 		b.classLayer(spec.ClassDense, "cls", b.width)
+		k.Activation = spec.Tanh
+		if b.arch.classifier == pooledHead {
+			k.Activation = spec.GELUTanh
+			if b.has("cls.norm.weight") {
+				k.Norm = b.norm(spec.Global(spec.ClassNorm), "cls.norm", b.width, never)
+			}
+		}
 	}
 	b.classLayer(spec.ClassOut, "cls.output", labels)
 }
 
+// classLayer puts a matrix of the classifier with its bias.
 func (b *builder) classLayer(role spec.Role, name string, rows int) {
 	if t := b.take(name+".weight", b.width, rows); t != nil {
 		b.put(spec.Global(role), t.part(0, rows))

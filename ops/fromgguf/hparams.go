@@ -263,7 +263,7 @@ func (p *hparams) common(a architecture) {
 	switch t := p.countOr("pooling_type", 0, 1<<31-1); t {
 	case 0:
 		_, stated := get[uint32](&p.keys, "pooling_type")
-		p.ranks = a.classifier == firstToken && !stated
+		p.ranks = (a.classifier == firstToken || a.classifier == pooledHead) && !stated
 	case 1:
 		p.pooling = spec.PoolMean
 	case 2:

@@ -30,19 +30,25 @@ var _ = register(family{
 	buffers:  []string{"embeddings.position_ids", "embeddings.token_type_ids"},
 	read: func(r *reader) {
 		r.bert()
-		m, labels := r.model, 2
-		if names := r.object("id2label"); names != nil {
-			labels = len(names.fields)
-		}
+		m := r.model
 		dense, out := "classifier.dense", "classifier.out_proj"
 		if r.class == "BertForSequenceClassification" {
 			dense, out = "pooler.dense", "classifier"
 		}
 		r.linear(spec.Global(spec.ClassDense), dense, m.Width, m.Width, true)
-		r.linear(spec.Global(spec.ClassOut), out, labels, m.Width, true)
-		m.Pooling, m.Classifier = spec.PoolCLS, &spec.Classifier{Labels: labels, Dense: true}
+		r.linear(spec.Global(spec.ClassOut), out, r.labels(), m.Width, true)
+		m.Pooling, m.Classifier = spec.PoolCLS, &spec.Classifier{Labels: r.labels(), Dense: true, Activation: spec.Tanh}
 	},
 })
+
+// labels is the number of a classifier's scores; transformers makes two where
+// the config names none.
+func (r *reader) labels() int {
+	if names := r.object("id2label"); names != nil {
+		return len(names.fields)
+	}
+	return 2
+}
 
 // bert reads all but what is made of the hidden states.
 func (r *reader) bert() {

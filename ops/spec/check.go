@@ -139,7 +139,13 @@ func (c *checker) globals() {
 			c.fail("a classifier without a pooled vector, or beside a head that predicts tokens")
 		}
 		if k.Dense {
+			switch k.Activation {
+			case Tanh, GELU, GELUTanh:
+			default:
+				c.fail("classifier: unknown activation %q", k.Activation)
+			}
 			c.matrix(Global(ClassDense), m.Width, m.Width)
+			c.norm(k.Norm, Global(ClassNorm), m.Width)
 		}
 		c.matrix(Global(ClassOut), k.Labels, m.Width)
 	}
