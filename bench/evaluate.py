@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Times a reference and a candidate over the same text: modelpipe validate in one pass against llama-perplexity's two runs.
 
-usage: evaluate.py MODELPIPE LLAMA-PERPLEXITY TOKENIZER TEXT DIR [--chunks 8] [--rounds 1] [DEVICE ...]
+usage: evaluate.py MODELPIPE LLAMA-PERPLEXITY TOKENIZER TEXT DIR [--chunks 8] [--rounds 1] [--threads N] [DEVICE ...]
 The model has TinyLlama's form (1.1B) and random weights, and is made in DIR where it is not there; TOKENIZER is a folder with
 a tokenizer.json of at most 32064 tokens. The reference is in bf16, the candidate in Q4_K_M, and each DEVICE (default: cpu)
 takes its turn with llama-perplexity, which computes with an f32 cache. Needs numpy. Prints wall and CPU seconds (user and
-system), and the ratios to llama-perplexity's.
+system), and the ratios to llama-perplexity's. Its threads spin while they wait for one another, so that on a busy machine
+CPU seconds say something with --threads 1 only.
 """
 import argparse, json, os, pathlib, resource, shutil, struct, subprocess, time
 import numpy as np
@@ -57,6 +58,7 @@ def main():
     for name in ('modelpipe', 'perplexity', 'tokenizer', 'text', 'dir'):
         p.add_argument(name)
     p.add_argument('devices', nargs='*'), p.add_argument('--chunks', type=int, default=8), p.add_argument('--rounds', type=int, default=1)
+    p.add_argument('--threads', type=int, default=os.cpu_count())
     a = p.parse_intermixed_args()
     work = pathlib.Path(a.dir)
     model, reference, candidate, logits = work / 'model', work / 'bf16.gguf', work / 'Q4_K_M.gguf', work / 'logits'
@@ -65,9 +67,9 @@ def main():
     for out, preset in ((reference, 'bf16'), (candidate, 'Q4_K_M')):
         if not out.exists():
             subprocess.run([a.modelpipe, 'convert', model, '--type', preset, '-o', out], check=True, stdout=subprocess.DEVNULL)
-    threads = os.cpu_count()
-    peer = [a.perplexity, '-c', 512, '--chunks', a.chunks, '-t', threads, '-fa', 'off', '-ctk', 'f32', '-ctv', 'f32', '--kl-divergence-base', logits]
-    print(f'{threads} threads, {a.chunks} chunks of 512 tokens\n| | wall, s | CPU, s | ratio of wall | ratio of CPU |\n|---|---|---|---|---|')
+    os.environ['GOMAXPROCS'] = str(a.threads)
+    peer = [a.perplexity, '-c', 512, '--chunks', a.chunks, '-t', a.threads, '-fa', 'off', '-ctk', 'f32', '-ctv', 'f32', '--kl-divergence-base', logits]
+    print(f'{a.threads} threads, {a.chunks} chunks of 512 tokens\n| | wall, s | CPU, s | ratio of wall | ratio of CPU |\n|---|---|---|---|---|')
     for _ in range(a.rounds):
         for device in a.devices or ['cpu']:
             base = timed(*peer, '-m', reference, '-f', a.text)
