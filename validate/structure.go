@@ -134,6 +134,10 @@ func (l runtimeLimits) note(field string, source, file reflect.Value) string {
 		if source.String() == string(spec.GELU) && file.String() == string(spec.GELUTanh) {
 			return "llama.cpp computes GELU by its tanh approximation"
 		}
+	case "GroupTop2":
+		if !source.Bool() && file.Bool() {
+			return "llama.cpp scores a group of experts by its two best"
+		}
 	case "Window":
 		if source.Int() == l.window && file.Int() == 0 {
 			return fmt.Sprintf("llama.cpp does not apply the window of %d positions that the file states", l.window)

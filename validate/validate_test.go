@@ -304,6 +304,23 @@ func TestStructureDiffers(t *testing.T) {
 	}
 }
 
+// TestStructureNotes notes what no file can mend: DeepSeek-V2 scores groups of
+// experts by their best, llama.cpp every model's as V3.
+func TestStructureNotes(t *testing.T) {
+	source, file := openSource(t, goldenModel(t, "deepseek-v3")).Model, openSource(t, goldenModel(t, "deepseek-v3")).Model
+	for i := range source.Blocks {
+		if e := source.Blocks[i].FFN.MoE; e != nil {
+			e.GroupTop2 = false
+		}
+	}
+	if differences, notes := compareSpecs(source, file, nil); len(differences) > 0 || len(notes) != 1 || !strings.HasSuffix(notes[0], "llama.cpp scores a group of experts by its two best") {
+		t.Errorf("differences %q, notes %q", differences, notes)
+	}
+	if differences, _ := compareSpecs(file, source, nil); len(differences) == 0 {
+		t.Error("a file that scores groups as the source does not is let pass")
+	}
+}
+
 func TestCeiling(t *testing.T) {
 	last := math.Inf(1)
 	for bits := 1.0; bits < 20; bits += 0.1 {
