@@ -24,7 +24,7 @@ type architecture struct {
 	classifier classifier
 }
 
-// classifier is what makes scores of the hidden state of one token, where the
+// classifier is what makes scores of one hidden state or of their mean, where the
 // file is of a reranker (LLAMA_POOLING_TYPE_RANK).
 type classifier int
 
