@@ -23,6 +23,7 @@ import (
 	"sync"
 
 	"github.com/modelpipe/modelpipe/ops/measure"
+	"github.com/modelpipe/modelpipe/ops/plain"
 	"github.com/modelpipe/modelpipe/ops/spec"
 )
 
@@ -319,16 +320,38 @@ func Hidden(ctx context.Context, d *Device, m *spec.Model, ids []int32, o Option
 }
 
 // Embed returns a vector for each sequence, pooled as the model says; it is
-// not normalized to unit length.
+// not normalized to unit length. Where the model has a classifier, the vector
+// is the classifier's scores.
 func Embed(ctx context.Context, d *Device, m *spec.Model, seqs [][]int32, o Options) (_ [][]float32, err error) {
 	defer recovered(&err)
 	e := newEvaluation(d, o)
 	defer e.close()
 	vectors := make([][]float32, len(seqs))
-	_, err = hidden(ctx, e, m, seqs, e.batches(seqs, 1), func(i int, x []float32) (err error) {
+	if _, err = hidden(ctx, e, m, seqs, e.batches(seqs, 1), func(i int, x []float32) (err error) {
 		vectors[i], err = pooled(m, x)
 		return err
-	})
+	}); err != nil || m.Classifier == nil {
+		return vectors, err
+	}
+	return classified(ctx, m, vectors)
+}
+
+// classified makes a classifier's scores of pooled vectors. There is one vector
+// for each sequence, so that no graph is worth its compilation.
+func classified(ctx context.Context, m *spec.Model, vectors [][]float32) ([][]float32, error) {
+	x := make([][]float64, len(vectors))
+	for i, v := range vectors {
+		for _, f := range v {
+			x[i] = append(x[i], float64(f))
+		}
+	}
+	scores, err := plain.Classify(ctx, m, x)
+	for i := range scores {
+		vectors[i] = vectors[i][:0]
+		for _, v := range scores[i] {
+			vectors[i] = append(vectors[i], float32(v))
+		}
+	}
 	return vectors, err
 }
 

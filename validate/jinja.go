@@ -29,12 +29,12 @@ const (
 // templateDay is what strftime_now says, so that two renderings are of one day.
 const templateDay = "26 Jul 2024"
 
-// errRaised is what a template says by raise_exception.
-var errRaised = errors.New("the template raises")
+// ErrRaised is what a template says by raise_exception.
+var ErrRaised = errors.New("the template raises")
 
 // render runs a chat template as transformers does: blocks are trimmed, and
 // raise_exception, strftime_now and tojson are there. Mappings go in the order
-// of their keys. An error that is errRaised is the template's own.
+// of their keys. An error that is ErrRaised is the template's own.
 func render(template string, vars map[string]any) (string, error) {
 	if len(template) > maxTemplate {
 		return "", fmt.Errorf("chat template of %d bytes: more than %d", len(template), maxTemplate)
@@ -68,7 +68,7 @@ func renderNow(template string, vars map[string]any) (text string, err error) {
 	globals := exec.NewContext(map[string]any{
 		"raise_exception": func(_ *exec.Evaluator, args *exec.VarArgs) (*exec.Value, error) {
 			raised = args.First().String()
-			return nil, errRaised
+			return nil, ErrRaised
 		},
 		"strftime_now": func(*exec.Evaluator, *exec.VarArgs) string { return templateDay },
 		"range":        boundedRange,
@@ -97,7 +97,7 @@ func renderNow(template string, vars map[string]any) (text string, err error) {
 	out := limited{left: maxRendering}
 	if err := t.Execute(&out, exec.NewContext(vars)); err != nil {
 		if raised != "" {
-			return "", fmt.Errorf("%w: %s", errRaised, raised)
+			return "", fmt.Errorf("%w: %s", ErrRaised, raised)
 		}
 		return "", fmt.Errorf("chat template: %w", err)
 	}

@@ -36,7 +36,7 @@ type Report struct {
 	PPL       *measure.PPL `json:"ppl,omitempty"`
 	NMSE      *float64     `json:"nmse,omitempty"`
 	RMSDeltaP *float64     `json:"rms_delta_p,omitempty"`
-	// Cosine is the least cosine of two vectors, for encoders.
+	// Cosine is the least cosine of two vectors, for encoders that embed.
 	Cosine *float64 `json:"cosine,omitempty"`
 	// Distribution counts the predictions by their KLD.
 	Distribution []Bin `json:"distribution,omitempty"`

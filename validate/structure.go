@@ -71,6 +71,7 @@ func compareSpecs(source, file *spec.Model, m gguf.Metadata) (differences, notes
 	c.compare("final norm", source.FinalNorm, file.FinalNorm)
 	c.compare("head", source.Head, file.Head)
 	c.compare("pooling", source.Pooling, file.Pooling)
+	c.compare("classifier", source.Classifier, file.Classifier)
 	perBlock, noted := make([][]string, len(source.Blocks)), make([][]string, len(source.Blocks))
 	for i := range source.Blocks {
 		block := comparer{limits: c.limits, context: max(source.Context, file.Context)}
@@ -132,6 +133,10 @@ func (l runtimeLimits) note(field string, source, file reflect.Value) string {
 	case "Activation":
 		if source.String() == string(spec.GELU) && file.String() == string(spec.GELUTanh) {
 			return "llama.cpp computes GELU by its tanh approximation"
+		}
+	case "GroupTop2":
+		if !source.Bool() && file.Bool() {
+			return "llama.cpp scores a group of experts by its two best"
 		}
 	case "Window":
 		if source.Int() == l.window && file.Int() == 0 {

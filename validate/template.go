@@ -3,6 +3,7 @@ package validate
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/modelpipe/modelpipe/tokenizer"
@@ -76,9 +77,34 @@ var tools = []any{object{
 	"type": "function",
 }}
 
+// A Rendering is one of the conversations that templates are judged by, through
+// one template.
+type Rendering struct {
+	Template     string            `json:"template"`
+	Conversation string            `json:"conversation"` // its name
+	Special      map[string]string `json:"special"`      // bos_token, eos_token, ...
+}
+
+// Run renders the conversation in this process. Its time and what it writes
+// are bounded, the memory that the template takes on its way is not. An error
+// that is ErrRaised is the template's own.
+func (r Rendering) Run() (string, error) {
+	i := slices.IndexFunc(conversations, func(c conversation) bool { return c.name == r.Conversation })
+	if i < 0 {
+		return "", fmt.Errorf("no conversation %q", r.Conversation)
+	}
+	vars := object{}
+	for k, v := range r.Special {
+		vars[k] = v
+	}
+	maps.Copy(vars, conversations[i].vars)
+	return render(r.Template, vars)
+}
+
 // compareTemplates judges every template of the source by the one of the same
-// name of the file. special are bos_token, eos_token, ...
-func compareTemplates(source, file []tokenizer.ChatTemplate, special map[string]string) TemplateResult {
+// name of the file. special are bos_token, eos_token, ...; run is Rendering.Run
+// or does it elsewhere.
+func compareTemplates(source, file []tokenizer.ChatTemplate, special map[string]string, run func(Rendering) (string, error)) TemplateResult {
 	var r TemplateResult
 	equal := true
 	r.SameText = true
@@ -104,16 +130,9 @@ func compareTemplates(source, file []tokenizer.ChatTemplate, special map[string]
 		}
 		r.SameText = false
 		for _, c := range conversations {
-			vars := object{}
-			for k, v := range special {
-				vars[k] = v
-			}
-			for k, v := range c.vars {
-				vars[k] = v
-			}
-			a, errA := render(want.Template, vars)
-			b, errB := render(file[i].Template, vars)
-			switch unable := errors.Join(unless(errA, errRaised), unless(errB, errRaised)); {
+			a, errA := run(Rendering{want.Template, c.name, special})
+			b, errB := run(Rendering{file[i].Template, c.name, special})
+			switch unable := errors.Join(unless(errA, ErrRaised), unless(errB, ErrRaised)); {
 			case unable != nil:
 				r.NotJudged = append(r.NotJudged, fmt.Sprintf("template %q, conversation %q: %v", want.Name, c.name, unable))
 				continue

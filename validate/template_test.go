@@ -48,8 +48,8 @@ func TestRender(t *testing.T) {
 				vars[k] = v
 			}
 			got, err := render(string(template), vars)
-			if errors.Is(err, errRaised) {
-				got, err = "raises: "+strings.TrimPrefix(err.Error(), errRaised.Error()+": "), nil
+			if errors.Is(err, ErrRaised) {
+				got, err = "raises: "+strings.TrimPrefix(err.Error(), ErrRaised.Error()+": "), nil
 			}
 			if want := expected[stem][c.name]; err != nil || got != want {
 				t.Errorf("%s, %s: error %v\ngot  %q\nwant %q", stem, c.name, err, got, want)
@@ -82,7 +82,7 @@ func TestCompareTemplates(t *testing.T) {
 		{"endless", named("default", a), named("default", `{% for i in range(1000000000000) %}x{% endfor %}`), nil, "range"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			r := compareTemplates(c.source, c.file, nil)
+			r := compareTemplates(c.source, c.file, nil, Rendering.Run)
 			if (r.Equal == nil) != (c.equal == nil) || r.Equal != nil && *r.Equal != *c.equal {
 				t.Errorf("equal is %v: %+v", r.Equal, r)
 			}

@@ -24,11 +24,11 @@ const (
 	DefaultCtx    = 512
 )
 
-// cutChunks makes chunks of ctx tokens of a text, as llama-perplexity does: the
+// Chunks makes chunks of ctx tokens of a text, as llama-perplexity does: the
 // text is encoded as a whole, with the special tokens that the vocabulary asks
 // for, and cut every ctx tokens; where the vocabulary asks for a BOS it takes
 // the place of each chunk's first token. n bounds the number of chunks.
-func cutChunks(e tokenizer.Encoder, v *tokenizer.Vocabulary, text string, n, ctx int) ([][]int32, error) {
+func Chunks(e tokenizer.Encoder, v *tokenizer.Vocabulary, text string, n, ctx int) ([][]int32, error) {
 	ids, err := e.Encode(text, tokenizer.EncodeOptions{AddSpecial: true})
 	if err != nil {
 		return nil, fmt.Errorf("encode the text: %w", err)

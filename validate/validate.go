@@ -104,6 +104,11 @@ type Options struct {
 	// Runtime is the address of a llama.cpp server that runs the candidate.
 	Runtime string
 
+	// Render renders a conversation: a chat template is a stranger's program,
+	// which a caller may want to run in a process of its own. nil is
+	// Rendering.Run.
+	Render func(context.Context, Rendering) (string, error)
+
 	// Progress, where it is not nil, is told what is being done, by any
 	// goroutine.
 	Progress func(what string)
@@ -175,6 +180,9 @@ func (o Options) filled() Options {
 	}
 	if o.Canaries == nil {
 		o.Canaries = DefaultCanaries
+	}
+	if o.Render == nil {
+		o.Render = func(_ context.Context, r Rendering) (string, error) { return r.Run() }
 	}
 	if o.Progress == nil {
 		o.Progress = func(string) {}
@@ -288,6 +296,14 @@ func (j *judgement) open() error {
 	if j.Engine != nil {
 		j.report.Method.Device = j.Engine.Name()
 	}
+	if labels, err := j.header.Metadata.Strings(info.Architecture + ".classifier.output_labels"); err == nil && j.model.Classifier != nil && j.source.Model.Head != nil {
+		if j.source, err = j.source.ranking(labels); err == nil {
+			err = j.Check(j.source) // which predicts no tokens now
+		}
+		if err != nil {
+			return fmt.Errorf("validate %s: %w", c.Name, err)
+		}
+	}
 	if err := sameModel(j.source.Model, j.model); err != nil {
 		return fmt.Errorf("validate %s: %w", c.Name, err)
 	}
@@ -336,7 +352,7 @@ func (j *judgement) tokens(context.Context) error {
 	return nil
 }
 
-func (j *judgement) template(context.Context) error {
+func (j *judgement) template(ctx context.Context) error {
 	if j.vocab == nil {
 		j.notJudged(CheckTemplate, "the file has no vocabulary")
 		return nil
@@ -345,7 +361,11 @@ func (j *judgement) template(context.Context) error {
 	for _, s := range j.vocab.Special {
 		special[s.Role+"_token"] = j.vocab.Tokens[s.ID].Text
 	}
-	r := compareTemplates(j.source.Templates, j.vocab.ChatTemplates, special)
+	templates := j.vocab.ChatTemplates
+	if j.source.Model.Classifier != nil {
+		templates = slices.DeleteFunc(slices.Clone(templates), func(t tokenizer.ChatTemplate) bool { return t.Name == rerankPrompt })
+	}
+	r := compareTemplates(j.source.Templates, templates, special, func(r Rendering) (string, error) { return j.Render(ctx, r) })
 	j.report.Template = &r
 	if r.Equal == nil {
 		j.notJudged(CheckTemplate, strings.Join(r.NotJudged, "; "))
@@ -382,7 +402,7 @@ func (j *judgement) logits(ctx context.Context) error {
 	if j.model.Head == nil {
 		return j.hiddenStates(ctx)
 	}
-	chunks, err := cutChunks(j.enc, j.vocab, j.Text, j.Chunks, j.Ctx)
+	chunks, err := Chunks(j.enc, j.vocab, j.Text, j.Chunks, j.Ctx)
 	if err != nil {
 		return err
 	}
@@ -528,14 +548,20 @@ func (j *judgement) hiddenStates(ctx context.Context) error {
 		least = min(least, dot/math.Sqrt(a*b))
 	}
 	nmse := off / energy
-	if err := finite(map[string]float64{"cosine": least, "nmse": nmse}); err != nil {
+	figures := map[string]float64{"nmse": nmse}
+	j.report.NMSE = &nmse
+	if j.source.Model.Classifier == nil { // scores have no direction
+		figures["cosine"], j.report.Cosine = least, &least
+	}
+	if err := finite(figures); err != nil {
 		return err
 	}
-	j.report.NMSE, j.report.Cosine = &nmse, &least
 	j.report.Method.Chunks = len(chunks)
 	if quantized(j.header) {
 		j.gate(atMost("nmse", nmse, encoderNMSE, "a quantized encoder"))
-		j.gate(atLeast("cosine", least, encoderCosine, "a quantized encoder"))
+		if j.report.Cosine != nil {
+			j.gate(atLeast("cosine", least, encoderCosine, "a quantized encoder"))
+		}
 	} else {
 		limit := floatLimits(j.source.Model, j.model, j.noted())
 		j.gate(atMost("nmse", nmse, limit.nmse, limit.why))

@@ -31,6 +31,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asCommand) != "" {
 		main()
 	}
+	os.Setenv(asCommand, "1") // for what the command itself starts
 	os.Exit(m.Run())
 }
 

@@ -317,6 +317,7 @@ func (a *app) judgeOptions(j *judging, s *pipeline.Source, importance *quantize.
 	o := validate.Options{
 		Version: version().Version, Chunks: j.chunks, Ctx: j.ctx, Skip: j.skip, Runtime: j.runtime, Imatrix: importance,
 		Alternatives: j.alternatives,
+		Render:       renderApart,
 	}
 	if j.chunks < 1 || j.ctx < 8 {
 		return o, usagef("--chunks %d --ctx %d: want at least one chunk of 8 tokens", j.chunks, j.ctx)

@@ -10,4 +10,5 @@ var _ = register(architecture{
 	feedForward: feedForward{form: ungated, activation: spec.GELUTanh, bias: maybe},
 	finalNorm:   "none",
 	head:        noHead,
+	classifier:  firstToken,
 })

@@ -29,4 +29,5 @@ var _ = register(architecture{
 	attention:   attention{fused: onlyFused},
 	feedForward: feedForward{form: fusedGate, activation: spec.GELUTanh},
 	head:        noHead,
+	classifier:  pooledHead,
 })

@@ -7,4 +7,5 @@ var _ = register(architecture{
 	norms:       plainNorms,
 	attention:   attention{bias: maybe, headNorm: perHead},
 	feedForward: feedForward{activation: spec.SiLU},
+	classifier:  lastToken,
 })

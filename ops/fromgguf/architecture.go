@@ -20,7 +20,20 @@ type architecture struct {
 
 	finalNorm string // ordinary where it is "", without weights where it is "-", none where it is "none"
 	head      head
+
+	classifier classifier
 }
+
+// classifier is what makes scores of one hidden state or of their mean, where the
+// file is of a reranker (LLAMA_POOLING_TYPE_RANK).
+type classifier int
+
+const (
+	noClassifier classifier = iota
+	firstToken              // cls.output tanh(cls x) of the first, or cls.output x
+	lastToken               // the softmax of cls.output x, of the last
+	pooledHead              // cls.output cls.norm(gelu(cls x)) of the mean, or of the first
+)
 
 // pairing says which values of a head a rotary embedding turns together
 // (llama_model_rope_type).

@@ -167,7 +167,53 @@ func (b *builder) build() {
 	default:
 		m.FinalNorm = b.norm(spec.Global(spec.FinalNorm), b.arch.finalNorm, b.width, b.arch.norms.bias)
 	}
-	b.output(embd)
+	if b.ranks && b.has("cls.output.weight") {
+		b.classify()
+	} else {
+		b.output(embd)
+	}
+}
+
+// classify is what makes scores of one token's hidden state. A runtime that is
+// not asked to rank leaves it alone.
+func (b *builder) classify() {
+	labels := 1
+	if v, ok := get[[]string](&b.keys, "classifier.output_labels"); ok {
+		labels = len(v)
+	}
+	k := &spec.Classifier{Labels: labels, Dense: b.has("cls.weight") && b.arch.classifier != lastToken}
+	b.model.Classifier, b.model.Pooling = k, spec.PoolCLS
+	switch b.arch.classifier {
+	case lastToken:
+		k.Softmax, b.model.Pooling = true, spec.PoolLast
+	case pooledHead:
+		switch t := b.countOr("classifier.pooling_type", 1, 1<<31-1); t {
+		case 1:
+			b.model.Pooling = spec.PoolMean
+		case 2:
+		default:
+			b.fail("metadata %q is %d: want 1 or 2", b.hparams.arch+".classifier.pooling_type", t)
+		}
+	}
+	if k.Dense {
+		b.classLayer(spec.ClassDense, "cls", b.width)
+		k.Activation = spec.Tanh
+		if b.arch.classifier == pooledHead {
+			k.Activation = spec.GELUTanh
+			if b.has("cls.norm.weight") {
+				k.Norm = b.norm(spec.Global(spec.ClassNorm), "cls.norm", b.width, never)
+			}
+		}
+	}
+	b.classLayer(spec.ClassOut, "cls.output", labels)
+}
+
+// classLayer puts a matrix of the classifier with its bias.
+func (b *builder) classLayer(role spec.Role, name string, rows int) {
+	if t := b.take(name+".weight", b.width, rows); t != nil {
+		b.put(spec.Global(role), t.part(0, rows))
+		b.vector(spec.Global(role.Bias()), maybe, name+".bias", rows)
+	}
 }
 
 // output is the head.
@@ -528,7 +574,7 @@ func (b *builder) rest() {
 			continue // for a runtime that quantizes activations
 		}
 		if strings.HasPrefix(name, "cls.") {
-			b.fail("%s: tensor %s: rerankers and classifiers cannot be run here", t.file, name)
+			b.fail("%s: tensor %s: a classifier of this form cannot be run here", t.file, name)
 			break
 		}
 		b.fail("%s: tensor %s: llama.cpp has no use for it in this architecture", t.file, name)

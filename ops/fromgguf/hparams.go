@@ -33,6 +33,7 @@ type hparams struct {
 	keyDim, valueDim, rot            int // per head
 	causal                           bool
 	pooling                          spec.Pooling
+	ranks                            bool // the file is of a reranker, if it has the tensors
 	eps                              float64
 
 	// Rotary embedding; the swa ones are those of layers with a window, where
@@ -261,14 +262,20 @@ func (p *hparams) common(a architecture) {
 	p.causal = p.flagOr("attention.causal", true)
 	switch t := p.countOr("pooling_type", 0, 1<<31-1); t {
 	case 0:
+		_, stated := get[uint32](&p.keys, "pooling_type")
+		p.ranks = (a.classifier == firstToken || a.classifier == pooledHead) && !stated
 	case 1:
 		p.pooling = spec.PoolMean
 	case 2:
 		p.pooling = spec.PoolCLS
 	case 3:
 		p.pooling = spec.PoolLast
+	case 4:
+		if p.ranks = a.classifier != noClassifier; !p.ranks {
+			p.fail("metadata %q is 4: rerankers of this architecture cannot be run here", p.arch+".pooling_type")
+		}
 	default:
-		p.fail("metadata %q is %d: want 0 to 3 (rerankers, 4, cannot be run here)", p.arch+".pooling_type", t)
+		p.fail("metadata %q is %d: want 0 to 4", p.arch+".pooling_type", t)
 	}
 
 	p.heads = p.same("attention.head_count", p.allLayers, 0, maxSize)

@@ -108,8 +108,11 @@ func TestStrict(t *testing.T) {
 			f.header.Metadata.Set("glm4.rope.dimension_sections", []int32{8, 12, 12, 0})
 		}, `rotation by sections cannot be run here`},
 		{"window", "gemma3", func(_ *testing.T, f file) { f.header.Metadata.Set("gemma3.attention.causal", false) }, `cannot be run here`},
-		{"reranker", "qwen3-reranker", func(*testing.T, file) {}, `"qwen3.pooling_type" is 4`},
-		{"classifier", "bert-reranker", func(*testing.T, file) {}, `rerankers and classifiers cannot be run here`},
+		{"reranker", "llama3", func(_ *testing.T, f file) { f.header.Metadata.Set("llama.pooling_type", uint32(4)) }, `"llama.pooling_type" is 4: rerankers of this architecture cannot be run here`},
+		{"classifier of an embedder", "xlm-roberta-reranker", func(_ *testing.T, f file) { f.header.Metadata.Set("bert.pooling_type", uint32(2)) }, `a classifier of this form cannot be run here`},
+		{"classifier's labels", "xlm-roberta-reranker", func(_ *testing.T, f file) {
+			f.header.Metadata.Set("bert.classifier.output_labels", []string{"a", "b"})
+		}, `tensor cls.output.weight: shape [32 1]: want [32 2]`},
 		{"unexpected tensor", "llama3", func(t *testing.T, f file) { f.tensor(t, "rope_freqs.weight").Name = "blk.0.attn_gate.weight" }, `m.gguf: tensor blk.0.attn_gate.weight: llama.cpp has no use for it in this architecture`},
 		{"missing tensor", "llama3", func(t *testing.T, f file) { f.tensor(t, "blk.1.ffn_up.weight").Name = "x" }, `tensor blk.1.ffn_up.weight is missing`},
 		{"missing expert stack", "mixtral", func(t *testing.T, f file) { f.tensor(t, "blk.1.ffn_up_exps.weight").Name = "x" }, `tensor blk.1.ffn_up_exps.weight is missing`},

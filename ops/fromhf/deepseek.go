@@ -52,8 +52,10 @@ func (r *reader) latentAttention(norm *spec.Norm) *spec.Attention {
 	l := &spec.MLA{
 		QRank: r.count("q_lora_rank", 0), KVRank: r.dim("kv_lora_rank"),
 		Nope: r.dim("qk_nope_head_dim"), Rope: r.dim("qk_rope_head_dim"),
-		// These two are made with the class's default epsilon.
-		QANorm: &spec.Norm{Kind: spec.RMSNorm, Eps: 1e-6}, KVANorm: &spec.Norm{Kind: spec.RMSNorm, Eps: 1e-6},
+		KVANorm: &spec.Norm{Kind: spec.RMSNorm, Eps: 1e-6}, // the class's default epsilon
+	}
+	if l.QRank > 0 {
+		l.QANorm = l.KVANorm
 	}
 	a := &spec.Attention{Heads: heads, KVHeads: heads, KeyDim: l.Nope + l.Rope, Causal: true, MLA: l}
 	r.checkHeads(a)

@@ -85,6 +85,8 @@ func TestBadConfigs(t *testing.T) {
 		{"deepseek2", object{"n_shared_experts": 1 << 25}, "too many"},
 		{"deepseek-v3", object{"n_group": 3}, "8 experts in 2 of 3 groups"},
 		{"falcon", object{"alibi": true}, "alibi"},
+		{"xlm-roberta-reranker", object{"id2label": object{"0": "no", "1": "yes"}}, "classifier.out_proj.weight is [1 32]: want [2 32]"},
+		{"bert-reranker", object{"id2label": 1}, "id2label is no object"},
 		{"stablelm", object{"partial_rotary_factor": 2}, "partial_rotary_factor is 2"},
 		{"int4-packed", object{"quantization_config": nil}, "no tensor layers.0.self_attn.q_proj.weight"},
 		{"fp8-block", object{"quantization_config": nil}, "of type F8_E4M3, for which the config has no quantization"},

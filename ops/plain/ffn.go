@@ -68,6 +68,8 @@ func activate(a spec.Activation, x float64) float64 {
 		return max(x, 0)
 	case spec.ReLU2:
 		return max(x, 0) * max(x, 0)
+	case spec.Tanh:
+		return math.Tanh(x)
 	}
 	return math.NaN() // Check lets no other pass
 }

@@ -134,6 +134,21 @@ func (c *checker) globals() {
 	default:
 		c.fail("unknown pooling %q", m.Pooling)
 	}
+	if k := m.Classifier; k != nil && c.dims("classifier", map[string]int{"labels": k.Labels}) {
+		if m.Pooling == PoolNone || m.Head != nil {
+			c.fail("a classifier without a pooled vector, or beside a head that predicts tokens")
+		}
+		if k.Dense {
+			switch k.Activation {
+			case Tanh, GELU, GELUTanh:
+			default:
+				c.fail("classifier: unknown activation %q", k.Activation)
+			}
+			c.matrix(Global(ClassDense), m.Width, m.Width)
+			c.norm(k.Norm, Global(ClassNorm), m.Width)
+		}
+		c.matrix(Global(ClassOut), k.Labels, m.Width)
+	}
 }
 
 func (c *checker) block(i int, b *Block) {

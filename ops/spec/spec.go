@@ -43,6 +43,10 @@ type Model struct {
 	// Pooling is how an embedding model makes one vector of a sequence.
 	Pooling Pooling
 
+	// Classifier, where there is one, makes scores of that vector: a reranker's
+	// or a classifier's.
+	Classifier *Classifier
+
 	// Weights has one entry for each tensor that the specification needs, and
 	// for each optional one (biases, sinks, factors) that the source has. The
 	// presence of an optional entry is what switches it on.
@@ -103,6 +107,19 @@ const (
 	PoolCLS  Pooling = "cls"
 	PoolLast Pooling = "last"
 )
+
+// Classifier is how the pooled vector v becomes Labels scores:
+//
+//	ClassOut*norm(act(ClassDense*v + bias)) + bias where Dense, else ClassOut*v + bias
+//
+// and where Softmax, the softmax of that. The norm may be absent.
+type Classifier struct {
+	Labels     int
+	Dense      bool
+	Activation Activation // of Dense: Tanh, GELU or GELUTanh
+	Norm       *Norm      // weights ClassNorm
+	Softmax    bool
+}
 
 // Block is one layer. Exactly one of Attention and Conv is set.
 type Block struct {
@@ -202,7 +219,8 @@ type Rope struct {
 // of weight ConvTaps [Width, Kernel], the last one for the token itself.
 type ShortConv struct{ Kernel int }
 
-// Activation is the function between a feed-forward part's matrices.
+// Activation is the function between a feed-forward part's matrices, or between
+// a classifier's.
 type Activation string
 
 const (
@@ -211,6 +229,7 @@ const (
 	GELUTanh Activation = "gelu_tanh" // the tanh approximation
 	ReLU     Activation = "relu"
 	ReLU2    Activation = "relu2" // max(x,0)^2
+	Tanh     Activation = "tanh"  // of classifiers only
 	// SwiGLUClamped is gpt-oss's: g = min(gate, limit), u = clamp(up, limit),
 	// g * sigmoid(alpha*g) * (u+1).
 	SwiGLUClamped Activation = "swiglu_clamped"
@@ -274,6 +293,9 @@ const (
 	EmbdNorm     Role = "embd_norm"     // [1, Width]
 	FinalNorm    Role = "final_norm"    // [1, Width]
 	Output       Role = "output"        // [Vocab, Width]
+	ClassDense   Role = "class_dense"   // [Width, Width]
+	ClassNorm    Role = "class_norm"    // [1, Width]
+	ClassOut     Role = "class_out"     // [Labels, Width]
 
 	PreMix  Role = "pre_mix" // norms: [1, Width]
 	PostMix Role = "post_mix"
