@@ -53,9 +53,10 @@ type Refresher struct {
 	Calibrate                     string // file to measure importance matrices on
 	CalibrateChunks, CalibrateCtx int    // 0: 60 of 512 tokens
 
-	Device       string // to compute on; empty: auto
-	Jobs         int    // tasks at a time; 0: 1
-	Disk, Memory int64  // budgets in bytes; 0: none
+	Device       string                                                    // to compute on; empty: auto
+	Render       func(context.Context, validate.Rendering) (string, error) // of chat templates, as validate.Options has it
+	Jobs         int                                                       // tasks at a time; 0: 1
+	Disk, Memory int64                                                     // budgets in bytes; 0: none
 
 	Trust  *trust.Policy // to sign with; nil: nothing is signed
 	Export string        // folder for exports in all formats, or empty
@@ -245,7 +246,7 @@ func (r *Refresher) lockWork() (unlock func(), err error) {
 // do does what a plan says.
 func (r *Refresher) do(ctx context.Context, s *Summary, d *desired, p *plan, store publish.Store) error {
 	w := &Worker{
-		Dir: r.Work, Store: store, Actor: r.Actor, Version: r.Version, Device: r.Device, Policy: r.Trust, Log: r.Log, Now: r.Now,
+		Dir: r.Work, Store: store, Actor: r.Actor, Version: r.Version, Device: r.Device, Render: r.Render, Policy: r.Trust, Log: r.Log, Now: r.Now,
 		Threads: max(1, runtime.GOMAXPROCS(0)/r.Jobs), Advance: r.advance,
 	}
 	if err := r.clearWork(p.runs); err != nil {

@@ -40,10 +40,11 @@ type Worker struct {
 	Dir     string
 	Store   publish.Store // and a publish.Sink
 	Actor   string
-	Version string        // of modelpipe
-	Device  string        // to compute on
-	Threads int           // of one task; 0: all
-	Policy  *trust.Policy // whose keys sign provenance; nil: none
+	Version string                                                    // of modelpipe
+	Device  string                                                    // to compute on
+	Render  func(context.Context, validate.Rendering) (string, error) // of chat templates; nil: in this process
+	Threads int                                                       // of one task; 0: all
+	Policy  *trust.Policy                                             // whose keys sign provenance; nil: none
 	Log     *slog.Logger
 	Now     func() time.Time // nil: time.Now
 
@@ -471,7 +472,7 @@ func (w *Worker) judge(ctx context.Context, t *Task, s *Source, importance *quan
 	defer d.Close()
 	o := validate.Options{
 		Version: w.Version, Engine: validate.OnDevice(d, ops.Options{}), Imatrix: importance,
-		Chunks: t.Gates.Chunks, Ctx: t.Gates.Ctx, MaxKLD: t.Gates.MaxKLD, MinTop1: t.Gates.MinTop1, MaxPPLRatio: t.Gates.MaxPPL,
+		Chunks: t.Gates.Chunks, Ctx: t.Gates.Ctx, MaxKLD: t.Gates.MaxKLD, MinTop1: t.Gates.MinTop1, MaxPPLRatio: t.Gates.MaxPPL, Render: w.Render,
 	}
 	if t.Gates.Text != "" {
 		text, err := os.ReadFile(w.path(givenName(t.Gates.Text, ".txt")))

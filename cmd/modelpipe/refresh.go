@@ -127,7 +127,7 @@ func (f *refreshing) open(a *app) (err error) {
 		sum := sha256.Sum256([]byte(name))
 		r.Work = filepath.Join(cache, "modelpipe", "refresh", hex.EncodeToString(sum[:8]))
 	}
-	r.Actor, r.Version, r.Log = actor(), version().Version, a.log
+	r.Actor, r.Version, r.Log, r.Render = actor(), version().Version, a.log, renderApart
 	r.Show = func(total int64, done func() int64, at func() string) func() {
 		return a.showProgress(meter{"refreshing", total, done, at}, f.interval)
 	}
