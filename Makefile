@@ -95,6 +95,7 @@ race:
 	$(GO) test -race -short ./gguf/... ./safetensors/... ./hub/... ./convert/... ./catalog/...
 	$(GO) test -race -short -skip '/^resume$$' ./publish
 	$(GO) test -race -short ./edge
+	$(GO) test -race -short -run 'Local|Lease|Interrupted|Stolen' -gcflags='github.com/gomlx/compute/...=-d=checkptr=0' ./pipeline
 	$(GO) test -race -short -run 'TestPieces' ./ops/fromhf
 	$(GO) test -race -short -gcflags='github.com/gomlx/compute/...=-d=checkptr=0' ./ops ./ops/calibrate
 	$(GO) test -race -short -gcflags='github.com/gomlx/compute/...=-d=checkptr=0' -run 'Report|Runtime|Templates|Structure|Stock' ./validate
