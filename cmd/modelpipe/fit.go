@@ -5,13 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
 
 	"github.com/modelpipe/modelpipe/convert"
-	"github.com/modelpipe/modelpipe/gguf"
 	"github.com/modelpipe/modelpipe/ops/budget"
 	"github.com/modelpipe/modelpipe/pipeline"
 	"github.com/modelpipe/modelpipe/quantize"
@@ -68,122 +66,73 @@ func (c *conversion) planFit(ctx context.Context, s *pipeline.Source, recipe qua
 	case !strings.EqualFold(recipe.Preset, "auto") || recipe.Pure:
 		return nil, usagef("--type, --pure and a recipe's type say what --max-size and --max-kld choose: give one or the other")
 	}
-	whole, err := plan(nil)
+	c.fit = &fitJSON{MaxSize: limit, MaxKLD: c.maxKLD, Losses: "none"}
+	f, err := pipeline.NewFitting(pipeline.FitOptions{
+		MaxSize: limit, MaxKLD: c.maxKLD, Recipe: recipe, Fast: c.fast, Importance: c.importance, Imatrix: c.imatrix, Plan: plan,
+		Losses: func(tensors []quantize.Tensor) (quantize.Losses, error) { return c.findLosses(ctx, s, tensors) },
+	})
 	if err != nil {
 		return nil, err
 	}
-	c.fit = &fitJSON{MaxSize: limit, MaxKLD: c.maxKLD}
-	if limit >= whole.Size {
-		c.fit.Losses, c.fit.Note = "none", fmt.Sprintf("the model takes %d bytes as it is: nothing is quantized", whole.Size)
-		return whole, nil
+	if f.AsIs {
+		c.fit.Note = f.Note()
+		return f.Whole, nil
 	}
-	tensors := tensorsOf(whole)
-	losses, err := c.findLosses(ctx, s, tensors)
-	if err != nil {
-		return nil, err
-	}
-	// Any preset has the header that the file will have.
-	stock, err := plan(convert.NewTypePolicy(quantize.Recipe{Preset: "Q4_K_M"}, c.importance, c.imatrix))
-	if err != nil {
-		return nil, err
-	}
-	header := stock.HeaderSize
-	o := quantize.FitOptions{Losses: losses, Fast: c.fast, Alignment: max(1, whole.Header.Alignment)}
-	if c.importance != nil {
-		coverage, err := c.importance.Match(tensors)
-		if err != nil {
-			return nil, err
-		}
-		o.Importance = func(name string) bool { return !slices.Contains(coverage.Missing, name) }
-	}
-	choose := func(name string, kld float64) (choice, error) {
-		var fit quantize.Fit
-		var err error
-		if limit > 0 {
-			fit, err = recipe.FitBytes(tensors, limit-header, o)
-		} else {
-			fit, err = recipe.FitLoss(tensors, kld, o)
-		}
-		if err != nil {
-			return choice{}, err
-		}
-		p, err := plan(convert.NewTypePolicy(fit.Recipe, c.importance, c.imatrix))
-		if err == nil && limit > 0 && p.Size > limit {
-			err = fmt.Errorf("the plan of %d bytes is over --max-size %d", p.Size, limit)
-		}
-		return choice{name, fit.Recipe, p, fit.Loss}, err
-	}
-	kept, err := choose(fitted, c.maxKLD)
-	if over := (*quantize.BudgetError)(nil); errors.As(err, &over) {
-		return nil, withExit(exitGate, c.overBudget(over, header, recipe, tensors, o))
+	kept, err := f.Best()
+	if over := (*pipeline.OverBudgetError)(nil); errors.As(err, &over) {
+		return nil, withExit(exitGate, c.overBudget(over))
 	}
 	if err != nil {
 		return nil, err
 	}
-	most := max(limit, kept.plan.Size)
-	stocks, err := c.stocks(stock.Header.Metadata, recipe, tensors, losses, header, o.Alignment)
-	if err != nil {
-		return nil, err
+	if best := f.BestPreset(kept.Plan.Size); best != nil {
+		c.fit.Preset = &presetJSON{best.Name, best.Size, best.Expected}
 	}
-	c.fit.Preset = bestPreset(stocks, kept.plan.Size)
 	if c.trial != nil {
-		choices := []choice{kept}
-		for _, preset := range challengers(stocks, most) {
-			r := recipe
-			r.Preset = preset.Name
-			p, err := plan(convert.NewTypePolicy(r, c.importance, c.imatrix))
-			if err != nil {
-				return nil, fmt.Errorf("preset %s: %w", preset.Name, err)
-			}
-			if p.Size <= most {
-				choices = append(choices, choice{preset.Name, r, p, preset.ExpectedKLD})
-			}
-		}
-		t, err := c.startTrial(ctx, s)
-		if err != nil {
-			return nil, err
-		}
-		defer t.close()
-		if limit > 0 {
-			kept, err = t.least(ctx, choices)
-		} else {
-			kept, err = t.smallest(ctx, choices, c.maxKLD, choose)
-		}
-		if err != nil {
+		if kept, err = c.measureFit(ctx, s, f, kept); err != nil {
 			return nil, err
 		}
 	}
-	c.chosen, c.fit.ExpectedKLD = kept.recipe, kept.expected
-	return kept.plan, nil
+	c.chosen, c.fit.ExpectedKLD = kept.Recipe, kept.Expected
+	return kept.Plan, nil
 }
 
-// tensorsOf are the tensors of a plan in the types that they have there.
-func tensorsOf(p *convert.Plan) []quantize.Tensor {
-	tensors := make([]quantize.Tensor, len(p.Steps))
-	for i, s := range p.Steps {
-		tensors[i] = quantize.Tensor{Name: s.Name, Shape: s.Shape, Type: s.Type}
+// measureFit holds a choice to presets by measurement, and returns what is kept.
+func (c *conversion) measureFit(ctx context.Context, s *pipeline.Source, f *pipeline.Fitting, fit pipeline.FitChoice) (kept pipeline.FitChoice, err error) {
+	most := max(f.MaxSize, fit.Plan.Size)
+	choices := []pipeline.FitChoice{fit}
+	for _, preset := range challengers(f.Stocks, most) {
+		if preset.Name == fit.Name {
+			continue
+		}
+		x, err := f.Preset(preset)
+		if err != nil {
+			return kept, err
+		}
+		if x.Plan.Size <= most {
+			choices = append(choices, x)
+		}
 	}
-	return tensors
+	t, err := c.startTrial(ctx, s)
+	if err != nil {
+		return kept, err
+	}
+	defer t.close()
+	if f.MaxSize > 0 {
+		return t.least(ctx, choices)
+	}
+	return t.smallest(ctx, choices, c.maxKLD, f.Choose)
 }
 
-// overBudget says what the least is and what it would cost.
-func (c *conversion) overBudget(over *quantize.BudgetError, header int64, recipe quantize.Recipe, tensors []quantize.Tensor, o quantize.FitOptions) error {
-	if over.What == "loss" {
-		return fmt.Errorf("--max-kld %g: the constraints leave an expected KL divergence of at least %.4g", c.maxKLD, over.Least)
+// overBudget says which limit no choice of types is within.
+func (c *conversion) overBudget(over *pipeline.OverBudgetError) error {
+	if c.maxKLD != 0 {
+		return fmt.Errorf("--max-kld %g: %w", c.maxKLD, over)
 	}
-	least := int64(over.Least)
-	allowed := ""
-	if c.fast || len(recipe.Overrides) > 0 || recipe.Output != nil || recipe.Embedding != nil || recipe.LeaveOutput {
-		allowed = " that the constraints allow"
+	if over.Unweighted {
+		return fmt.Errorf("--max-size %s: %w; with --imatrix there are smaller types", c.maxSize, over)
 	}
-	text := fmt.Sprintf("--max-size %s: the smallest file%s has %d bytes", c.maxSize, allowed, least+header)
-	if fit, err := recipe.FitBytes(tensors, least, o); err == nil {
-		text += fmt.Sprintf(", at an expected KL divergence of %.3g", fit.Loss)
-	}
-	if o.Importance == nil {
-		text += "; with --imatrix there are smaller types"
-	}
-	return errors.New(text)
+	return fmt.Errorf("--max-size %s: %w", c.maxSize, over)
 }
 
 // findLosses reads the losses that were measured, or makes priors.
@@ -191,7 +140,7 @@ func (c *conversion) findLosses(ctx context.Context, s *pipeline.Source, tensors
 	name, found := c.losses, true
 	if name == "" {
 		if found = c.imatrix != ""; found {
-			name = c.imatrix + lossesSuffix
+			name = c.imatrix + pipeline.LossesSuffix
 		}
 	}
 	if !found {
@@ -206,87 +155,11 @@ func (c *conversion) findLosses(ctx context.Context, s *pipeline.Source, tensors
 	if err != nil {
 		return nil, err
 	}
-	m, err := pipeline.OpenModel(ctx, s, c.pre)
-	if err != nil {
+	if err := pipeline.CheckLosses(ctx, s, c.pre, f, c.imatrixDigest()); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	defer m.Close()
-	digest, err := m.Digest(ctx, s)
-	if err != nil {
-		return nil, err
-	}
-	switch {
-	case f.Model != digest:
-		return nil, fmt.Errorf("%s: was measured on another model: measure this one with modelpipe losses", name)
-	case f.Imatrix != c.imatrixDigest():
-		return nil, fmt.Errorf("%s: was measured with another importance matrix, or with none where there is one now, or the other way round", name)
 	}
 	c.fit.Losses, c.fit.From = "measured", name
 	return f.Table()
-}
-
-// stocks are the stock presets that the model can be in, with what recipe fixes
-// besides, in the order of their names' list.
-func (c *conversion) stocks(md gguf.Metadata, recipe quantize.Recipe, tensors []quantize.Tensor, losses quantize.Losses, header, alignment int64) ([]stock, error) {
-	model, err := convert.QuantizedModel(md)
-	if err != nil {
-		return nil, err
-	}
-	priors := quantize.PriorLosses(tensors)
-	var all []stock
-	for _, name := range quantize.PresetNames() {
-		// Presets of types without blocks disregard overrides, as llama-quantize does.
-		if p, _ := quantize.LookupPreset(name); p.Type.BlockElements() == 1 && len(recipe.Overrides) > 0 {
-			continue
-		}
-		recipe.Preset = name
-		a, err := recipe.Assign(model, tensors, c.importance != nil)
-		if err != nil {
-			continue // not for this model
-		}
-		bytes := header
-		slow, needs := false, false
-		for i, t := range tensors {
-			n, err := gguf.TensorInfo{Name: t.Name, Type: a.Choices[i].Type, Shape: t.Shape}.Size()
-			if err != nil {
-				return nil, fmt.Errorf("tensor %s: %w", t.Name, err)
-			}
-			bytes += (n + alignment - 1) / alignment * alignment
-			needs = needs || a.Choices[i].NeedsImportance
-			slow = slow || strings.HasPrefix(a.Choices[i].Type.String(), "IQ")
-		}
-		if needs && c.importance == nil || slow && c.fast {
-			continue
-		}
-		loss, known := losses.Loss(tensors, a.Choices)
-		prior, knownToPriors := priors.Loss(tensors, a.Choices)
-		if !known {
-			loss = prior
-		}
-		if known || knownToPriors {
-			all = append(all, stock{presetJSON{name, bytes, loss}, prior, known})
-		}
-	}
-	return all, nil
-}
-
-// stock is a stock preset of a model.
-type stock struct {
-	presetJSON
-	prior float64 // what priors expect it to lose
-	known bool    // ExpectedKLD is by the same losses as the fit's, not by priors
-}
-
-// bestPreset is the stock preset of at most size bytes that is expected to lose
-// least, nil where there is none.
-func bestPreset(all []stock, size int64) *presetJSON {
-	var best *presetJSON
-	for i := range all {
-		if p := &all[i]; p.known && p.Size <= size && (best == nil || p.ExpectedKLD < best.ExpectedKLD) {
-			best = &p.presetJSON
-		}
-	}
-	return best
 }
 
 // lines describes a fit for people.

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/modelpipe/modelpipe/pipeline"
 	"github.com/modelpipe/modelpipe/quantize"
 )
 
@@ -142,7 +143,7 @@ func TestFitBadInput(t *testing.T) {
 	// The losses beside the importance matrix are found, budget after budget.
 	for _, size := range []string{"280KB", "320KB"} {
 		code, stdout, stderr := try(t, "plan", model, "--max-size", size, "--imatrix", in("own.gguf"))
-		if want := "(measured, " + in("own.gguf") + lossesSuffix + ")"; code != exitDone || !strings.Contains(stdout, want) {
+		if want := "(measured, " + in("own.gguf") + pipeline.LossesSuffix + ")"; code != exitDone || !strings.Contains(stdout, want) {
 			t.Errorf("plan --max-size %s: exit %d: %s%s: want %q", size, code, stdout, stderr, want)
 		}
 	}
@@ -172,7 +173,7 @@ func TestFitBadInput(t *testing.T) {
 		{exitFailed, "another model", []string{"--max-size", "290KB", "--imatrix", in("other.gguf")}},
 		{exitFailed, "no such file", []string{"--max-size", "290KB", "--imatrix", in("none.gguf")}},
 		// Losses that were measured with another importance matrix.
-		{exitFailed, "was measured with another importance matrix", []string{"--max-size", "290KB", "--losses", in("own.gguf") + lossesSuffix}},
+		{exitFailed, "was measured with another importance matrix", []string{"--max-size", "290KB", "--losses", in("own.gguf") + pipeline.LossesSuffix}},
 	} {
 		code, stdout, stderr := try(t, append([]string{"plan", model}, c.args...)...)
 		if code != c.code || !strings.Contains(stdout+stderr, c.want) {

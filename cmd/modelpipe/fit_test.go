@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/modelpipe/modelpipe/ops/budget"
+	"github.com/modelpipe/modelpipe/pipeline"
 )
 
 // TestFit plans and converts to a size and to a loss, by priors and by losses
@@ -214,7 +215,7 @@ func TestFitMeasured(t *testing.T) {
 
 	honest := convert("--max-size", "290KB", "--losses", good, "--validate", "--skip", "weights,canaries,template")
 	kept := least(honest)
-	if kept.Name != fitted {
+	if kept.Name != pipeline.Fitted {
 		t.Errorf("%s is kept: want the fit", kept.Name)
 	}
 	// The source is in F32, what is measured against is it in F16.
@@ -225,12 +226,12 @@ func TestFitMeasured(t *testing.T) {
 		t.Errorf("the report has %d alternatives: want %d", got, want)
 	}
 	misled := convert("--max-size", "290KB", "--losses", bad)
-	if kept := least(misled); kept.Name == fitted || misled.Recipe.Type != kept.Name {
+	if kept := least(misled); kept.Name == pipeline.Fitted || misled.Recipe.Type != kept.Name {
 		t.Errorf("a fit by losses that mislead: %s is kept, the recipe is %s", kept.Name, misled.Recipe.Type)
 	}
 	// Presets are held to the same constraints.
 	bound := convert("--max-size", "290KB", "--losses", bad, "--tensor-type", "attn_k=F16")
-	if r := bound.Recipe; bound.Budget.Measured.Kept == fitted || len(r.Tensor) != 1 || r.Tensor[0].Match != "attn_k" || r.Tensor[0].Type != "F16" {
+	if r := bound.Recipe; bound.Budget.Measured.Kept == pipeline.Fitted || len(r.Tensor) != 1 || r.Tensor[0].Match != "attn_k" || r.Tensor[0].Type != "F16" {
 		t.Errorf("with a constraint %s is kept, by the recipe %+v", bound.Budget.Measured.Kept, r)
 	}
 	whole := filepath.Join(dir, "f32.gguf")

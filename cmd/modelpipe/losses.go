@@ -3,23 +3,17 @@ package main
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/modelpipe/modelpipe/gguf"
 	"github.com/modelpipe/modelpipe/ops"
 	"github.com/modelpipe/modelpipe/ops/budget"
 	"github.com/modelpipe/modelpipe/pipeline"
-	"github.com/modelpipe/modelpipe/quantize"
 )
 
 func init() { register(newLosses) }
-
-// lossesSuffix makes the name of a losses file from what it lies beside.
-const lossesSuffix = ".losses.json"
 
 // measuring is what the flags of losses say.
 type measuring struct {
@@ -49,10 +43,10 @@ write.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&m.text, "text", "", "the `FILE` with the text (required)")
-	f.IntVar(&m.chunks, "chunks", 8, "use the first `N` chunks of the text, 0 for all")
+	f.IntVar(&m.chunks, "chunks", pipeline.LossesChunks, "use the first `N` chunks of the text, 0 for all")
 	f.IntVar(&m.ctx, "ctx", 512, "tokens of a chunk; predictions in its second half count")
 	f.StringVar(&m.imatrix, "imatrix", "", "importance matrix `FILE` that the model will be converted with")
-	f.StringVarP(&m.output, "output", "o", "", "the `PATH` of the losses (default IMATRIX"+lossesSuffix+")")
+	f.StringVarP(&m.output, "output", "o", "", "the `PATH` of the losses (default IMATRIX"+pipeline.LossesSuffix+")")
 	f.StringVar(&m.pre, "pre", "", "tokenizer.ggml.pre, for a pre-tokenizer that is not recognised")
 	f.StringVar(&m.device, "device", "auto", "where to compute: cpu, cuda, xla:/path/to/plugin.so or auto")
 	f.Uint64Var(&m.seed, "seed", 1, "fixes what is drawn from the model's predictions")
@@ -75,7 +69,7 @@ func (a *app) losses(ctx context.Context, arg string, m *measuring) error {
 		if m.imatrix == "" {
 			return usagef("--output: want the path of the losses, where there is no --imatrix beside which they go")
 		}
-		m.output = m.imatrix + lossesSuffix
+		m.output = m.imatrix + pipeline.LossesSuffix
 	}
 	if _, _, err := m.check(); err != nil {
 		return err
@@ -94,20 +88,6 @@ func (a *app) losses(ctx context.Context, arg string, m *measuring) error {
 	if err := c.readImatrix(); err != nil {
 		return err
 	}
-	tensors := map[string]quantize.Tensor{}
-	var all []quantize.Tensor
-	for _, t := range model.Header.Tensors {
-		tensors[t.Name] = quantize.Tensor{Name: t.Name, Shape: t.Shape, Type: t.Type}
-		all = append(all, tensors[t.Name])
-	}
-	weighed := func(string) bool { return false }
-	if c.importance != nil {
-		coverage, err := c.importance.Match(all)
-		if err != nil {
-			return err
-		}
-		weighed = func(name string) bool { return !slices.Contains(coverage.Missing, name) }
-	}
 	chunks, err := model.Chunks(m.text, m.chunks, m.ctx)
 	if err != nil {
 		return err
@@ -122,22 +102,11 @@ func (a *app) losses(ctx context.Context, arg string, m *measuring) error {
 	}
 	defer d.Close()
 	start, last := time.Now(), time.Now()
-	table, err := budget.Measure(ctx, d, model.Spec, chunks, budget.Options{
-		Types: func(name string, cols int) []gguf.Type {
-			t := tensors[name]
-			if !quantize.Quantizable(name, t.Shape) {
-				return nil
-			}
-			return slices.DeleteFunc(quantize.FitTypes(int64(cols), weighed(name), false), func(typ gguf.Type) bool { return typ == t.Type })
-		},
-		Importance: c.importance,
-		Seed:       m.seed,
-		Options: ops.Options{Progress: func(p ops.Progress) {
-			if m.interval > 0 && time.Since(last) >= m.interval {
-				last = time.Now()
-				a.log.Info("measuring", "stage", p.Stage, "done", p.Done, "total", p.Total)
-			}
-		}},
+	table, err := model.MeasureLosses(ctx, d, c.importance, chunks, m.seed, func(p ops.Progress) {
+		if m.interval > 0 && time.Since(last) >= m.interval {
+			last = time.Now()
+			a.log.Info("measuring", "stage", p.Stage, "done", p.Done, "total", p.Total)
+		}
 	})
 	if err != nil {
 		return err

@@ -33,17 +33,6 @@ type trial struct {
 	log         *slog.Logger
 }
 
-// fitted names the choice that is not a preset.
-const fitted = "fit"
-
-// choice is a way to make a file of at most so many bytes.
-type choice struct {
-	name     string // fitted, or the preset's
-	recipe   quantize.Recipe
-	plan     *convert.Plan
-	expected float64
-}
-
 // trialJSON is what a trial came to.
 type trialJSON struct {
 	Kept    string       `json:"kept"` // the name of a choice
@@ -66,20 +55,20 @@ type choiceJSON struct {
 // challengers are the presets of at most size bytes to which a fit is held: the
 // one that is expected to lose least, the one that priors expect to, and the
 // largest. The latter two are there for losses that mislead.
-func challengers(all []stock, size int64) []stock {
-	all = slices.DeleteFunc(slices.Clone(all), func(s stock) bool { return s.Size > size })
-	var out []stock
-	for _, order := range []func(a, b stock) int{
-		func(a, b stock) int { return cmp.Compare(a.ExpectedKLD, b.ExpectedKLD) },
-		func(a, b stock) int { return cmp.Compare(a.prior, b.prior) },
-		func(a, b stock) int {
-			return cmp.Or(cmp.Compare(b.Size, a.Size), cmp.Compare(a.ExpectedKLD, b.ExpectedKLD))
+func challengers(all []pipeline.Stock, size int64) []pipeline.Stock {
+	all = slices.DeleteFunc(slices.Clone(all), func(s pipeline.Stock) bool { return s.Size > size })
+	var out []pipeline.Stock
+	for _, order := range []func(a, b pipeline.Stock) int{
+		func(a, b pipeline.Stock) int { return cmp.Compare(a.Expected, b.Expected) },
+		func(a, b pipeline.Stock) int { return cmp.Compare(a.Prior, b.Prior) },
+		func(a, b pipeline.Stock) int {
+			return cmp.Or(cmp.Compare(b.Size, a.Size), cmp.Compare(a.Expected, b.Expected))
 		},
 	} {
 		if len(all) == 0 {
 			return nil
 		}
-		if best := slices.MinFunc(all, order); !slices.ContainsFunc(out, func(s stock) bool { return s.Name == best.Name }) {
+		if best := slices.MinFunc(all, order); !slices.ContainsFunc(out, func(s pipeline.Stock) bool { return s.Name == best.Name }) {
 			out = append(out, best)
 		}
 	}
@@ -95,7 +84,7 @@ type running struct {
 	chunks    [][]int32
 	device    *ops.Device
 	out       trialJSON
-	choices   []choice // that were measured, in the order of out.Choices
+	choices   []pipeline.FitChoice // that were measured, in the order of out.Choices
 }
 
 // startTrial opens the model and the device and cuts the text.
@@ -134,17 +123,17 @@ func (r *running) close() error {
 
 // measure measures choices side by side and returns the mean divergence of
 // each.
-func (r *running) measure(ctx context.Context, choices ...choice) (_ []float64, err error) {
+func (r *running) measure(ctx context.Context, choices ...pipeline.FitChoice) (_ []float64, err error) {
 	var models []*spec.Model
 	for _, x := range choices {
-		view, err := convert.NewView(x.plan, r.s.FS, convert.RenderOptions{Imatrix: r.c.importance})
+		view, err := convert.NewView(x.Plan, r.s.FS, convert.RenderOptions{Imatrix: r.c.importance})
 		if err != nil {
-			return nil, fmt.Errorf("measure %s: %w", x.name, err)
+			return nil, fmt.Errorf("measure %s: %w", x.Name, err)
 		}
 		defer view.Close()
-		m, err := fromgguf.OpenAt(x.name, view, view.Size())
+		m, err := fromgguf.OpenAt(x.Name, view, view.Size())
 		if err != nil {
-			return nil, fmt.Errorf("measure %s: %w", x.name, err)
+			return nil, fmt.Errorf("measure %s: %w", x.Name, err)
 		}
 		models = append(models, m)
 	}
@@ -162,10 +151,10 @@ func (r *running) measure(ctx context.Context, choices ...choice) (_ []float64, 
 	for i, got := range results {
 		x, k := choices[i], got.KLD
 		if math.IsNaN(k.Mean) || math.IsInf(k.Mean, 0) {
-			return nil, fmt.Errorf("measure %s: a KL divergence of %v", x.name, k.Mean)
+			return nil, fmt.Errorf("measure %s: a KL divergence of %v", x.Name, k.Mean)
 		}
 		r.choices = append(r.choices, x)
-		r.out.Choices = append(r.out.Choices, choiceJSON{x.name, x.plan.Size, x.expected, k.Mean, k.StdErr, got.Top1})
+		r.out.Choices = append(r.out.Choices, choiceJSON{x.Name, x.Plan.Size, x.Expected, k.Mean, k.StdErr, got.Top1})
 		means = append(means, k.Mean)
 	}
 	return means, nil
@@ -174,7 +163,7 @@ func (r *running) measure(ctx context.Context, choices ...choice) (_ []float64, 
 // keep ends a trial with the choice that comes first by order of those that
 // may be kept; of equal ones, with the first that was measured. false says that
 // none may.
-func (r *running) keep(may func(choiceJSON) bool, order func(a, b choiceJSON) int) (choice, bool) {
+func (r *running) keep(may func(choiceJSON) bool, order func(a, b choiceJSON) int) (pipeline.FitChoice, bool) {
 	best := -1
 	for i, x := range r.out.Choices {
 		if may(x) && (best < 0 || order(x, r.out.Choices[best]) < 0) {
@@ -182,17 +171,17 @@ func (r *running) keep(may func(choiceJSON) bool, order func(a, b choiceJSON) in
 		}
 	}
 	if best < 0 {
-		return choice{}, false
+		return pipeline.FitChoice{}, false
 	}
-	r.out.Kept = r.choices[best].name
+	r.out.Kept = r.choices[best].Name
 	r.c.fit.Measured = &r.out
 	return r.choices[best], true
 }
 
 // least measures choices and keeps the one that loses least.
-func (r *running) least(ctx context.Context, choices []choice) (choice, error) {
+func (r *running) least(ctx context.Context, choices []pipeline.FitChoice) (pipeline.FitChoice, error) {
 	if _, err := r.measure(ctx, choices...); err != nil {
-		return choice{}, err
+		return pipeline.FitChoice{}, err
 	}
 	kept, _ := r.keep(func(choiceJSON) bool { return true }, func(a, b choiceJSON) int { return cmp.Compare(a.KLD, b.KLD) })
 	return kept, nil
@@ -208,12 +197,12 @@ const (
 // smallest measures choices, of which the first is fit's for an expected
 // divergence of limit, and fits again for what the measurement says of the
 // expectation. It keeps the smallest that was measured to lose at most limit.
-func (r *running) smallest(ctx context.Context, choices []choice, limit float64, fit func(name string, target float64) (choice, error)) (choice, error) {
+func (r *running) smallest(ctx context.Context, choices []pipeline.FitChoice, limit float64, fit func(name string, target float64) (pipeline.FitChoice, error)) (pipeline.FitChoice, error) {
 	target, least := limit, math.Inf(1)
 	for round := 1; ; round++ {
 		means, err := r.measure(ctx, choices...)
 		if err != nil {
-			return choice{}, err
+			return pipeline.FitChoice{}, err
 		}
 		least = min(least, slices.Min(means))
 		if round == rounds || means[0] <= limit && means[0] >= near*limit || means[0] == 0 {
@@ -222,21 +211,21 @@ func (r *running) smallest(ctx context.Context, choices []choice, limit float64,
 		// The divergence is about proportional to the expectation; a little
 		// less is asked for, so that what is over the limit comes under it.
 		target *= limit / means[0] * (1 + near) / 2
-		next, err := fit(fmt.Sprintf("%s, round %d", fitted, round+1), target)
+		next, err := fit(fmt.Sprintf("%s, round %d", pipeline.Fitted, round+1), target)
 		if over := (*quantize.BudgetError)(nil); errors.As(err, &over) {
 			break // no choice of types is expected to lose so little
 		}
 		if err != nil {
-			return choice{}, err
+			return pipeline.FitChoice{}, err
 		}
-		if slices.ContainsFunc(r.choices, func(x choice) bool { return reflect.DeepEqual(x.recipe, next.recipe) }) {
+		if slices.ContainsFunc(r.choices, func(x pipeline.FitChoice) bool { return reflect.DeepEqual(x.Recipe, next.Recipe) }) {
 			break // it was measured
 		}
-		choices = []choice{next}
+		choices = []pipeline.FitChoice{next}
 	}
 	kept, ok := r.keep(func(x choiceJSON) bool { return x.KLD <= limit }, func(a, b choiceJSON) int { return cmp.Compare(a.Size, b.Size) })
 	if !ok {
-		return choice{}, withExit(exitGate, fmt.Errorf("--max-kld %g: what was chosen loses %.4g at least as it was measured on %s", limit, least, r.name))
+		return pipeline.FitChoice{}, withExit(exitGate, fmt.Errorf("--max-kld %g: what was chosen loses %.4g at least as it was measured on %s", limit, least, r.name))
 	}
 	return kept, nil
 }
@@ -263,7 +252,7 @@ func (f *fitJSON) alternatives() []validate.Alternative {
 	for _, x := range f.Measured.Choices {
 		if x.Name != f.Measured.Kept {
 			kind := validate.AlternativePreset
-			if strings.HasPrefix(x.Name, fitted) {
+			if strings.HasPrefix(x.Name, pipeline.Fitted) {
 				kind = validate.AlternativeFit
 			}
 			out = append(out, validate.Alternative{Name: x.Name, Kind: kind, Size: x.Size, KLD: x.KLD, StdErr: x.StdErr, Top1: x.Top1})
