@@ -100,13 +100,17 @@ func (x extensionsTOML) encode() (Extensions, error) {
 	return out, nil
 }
 
+// TypeFit is the type of a variant whose tensors get the types that lose least
+// in max_size bytes.
+const TypeFit = "fit"
+
 // Wanted is a variant that people ask for.
 type Wanted struct {
 	Name    string   `toml:"name" schema:"pattern=name" doc:"name of the variant, as in Q4_K_M"`
-	Type    string   `toml:"type,omitempty" schema:"pattern=name" doc:"preset or type; left out: the name"`
+	Type    string   `toml:"type,omitempty" schema:"pattern=name" doc:"preset or type; fit: the types that lose least in max_size bytes; left out: the name"`
 	Recipe  string   `toml:"recipe,omitempty" schema:"maxLength=1024" doc:"path of a recipe file, instead of a type"`
 	Imatrix string   `toml:"imatrix,omitempty" schema:"maxLength=1024" doc:"path of an importance matrix; auto: made by the refresh"`
-	MaxSize string   `toml:"max_size,omitempty" schema:"pattern=size" doc:"most bytes of its files"`
+	MaxSize string   `toml:"max_size,omitempty" schema:"pattern=size" doc:"gate: most bytes of its files; of type fit, what its types are chosen for"`
 	MaxKLD  *float64 `toml:"max_kld,omitempty" schema:"min=0" doc:"gate: largest mean divergence, nats per token"`
 	MinTop1 *float64 `toml:"min_top1,omitempty" schema:"min=0;max=1" doc:"gate: least share of equal first tokens"`
 	MaxPPL  *float64 `toml:"max_ppl_ratio,omitempty" schema:"min=0" doc:"gate: largest perplexity relative to the source's"`
@@ -328,6 +332,9 @@ func (m *Curated) problems() (bad []error) {
 		}
 		if v.Type != "" && v.Recipe != "" {
 			add("variant %s: has a type and a recipe", v.Name)
+		}
+		if strings.EqualFold(v.Type, TypeFit) && v.MaxSize == "" {
+			add("variant %s: max_size is missing, for type %s chooses the types for it", v.Name, TypeFit)
 		}
 	}
 	channels := map[string]bool{}

@@ -33,6 +33,10 @@ type Information struct {
 	F    []float32 // [len(Rows), columns]
 }
 
+// ErrNoInformation: Fisher does not estimate the information of such a model,
+// whatever the text.
+var ErrNoInformation = errors.New("the information of its weights is not estimated")
+
 // Fisher estimates the information of a model's matrices: for one token drawn
 // from the model's own prediction at each position that counts in Compare, it
 // takes the gradient of the log-likelihood of a chunk at every matrix, and adds
@@ -44,7 +48,10 @@ type Information struct {
 func Fisher(ctx context.Context, d *Device, m *spec.Model, chunks [][]int32, seed uint64, use func(Information) error, o Options) (err error) {
 	defer recovered(&err)
 	if m.Head == nil {
-		return fmt.Errorf("%s has no head that predicts tokens", m.Family)
+		return fmt.Errorf("%s has no head that predicts tokens: %w", m.Family, ErrNoInformation)
+	}
+	if m.Embedding.Norm != nil {
+		return fmt.Errorf("%s: the embedding is normed: %w", m.Family, ErrNoInformation)
 	}
 	if len(chunks) == 0 || len(chunks[0]) < 4 {
 		return errors.New("no text: want chunks of at least 4 tokens")
@@ -416,9 +423,6 @@ func (g *blockGraph) backward() []*Node {
 // embedding gives out the information of the embedding's rows that occur.
 func (f *fisher) embedding(grads [][]float32) error {
 	m := f.s.model
-	if m.Embedding.Norm != nil {
-		return fmt.Errorf("%s: the embedding is normed: its information is not estimated", m.Family)
-	}
 	rows := map[int]int{}
 	info := Information{Slot: spec.Global(spec.TokenEmbd)}
 	scale := m.Embedding.Scale * m.Embedding.Scale / float32(f.n)

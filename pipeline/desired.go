@@ -18,6 +18,7 @@ import (
 	"github.com/modelpipe/modelpipe/catalog"
 	"github.com/modelpipe/modelpipe/gguf"
 	"github.com/modelpipe/modelpipe/hub"
+	"github.com/modelpipe/modelpipe/ops/budget"
 	"github.com/modelpipe/modelpipe/quantize"
 	"github.com/modelpipe/modelpipe/tokenizer"
 	"github.com/modelpipe/modelpipe/validate"
@@ -28,6 +29,9 @@ import (
 
 // imatrixAuto in a curation file asks for a matrix that the refresh measures.
 const imatrixAuto = "auto"
+
+// lossesAuto are losses that the refresh measures with such a matrix.
+const lossesAuto = "auto"
 
 // maxGiven bounds a file that a curation file names.
 const maxGiven = 1 << 30
@@ -55,6 +59,7 @@ type wantedVariant struct {
 	recipe       string // text of a recipe file, or empty
 	recipeDigest catalog.Digest
 	imatrix      string // digest of the file, auto, or empty
+	losses       string // of a fit, likewise
 	gates        Gates
 }
 
@@ -239,14 +244,14 @@ func (r *Refresher) wantedVariant(v catalog.Wanted) (wantedVariant, error) {
 		w.recipe = string(g.data)
 	}
 	recipe, err := parseRecipe(v.Type, w.recipe)
-	if err == nil {
+	if err == nil && !isFit(v.Type) {
 		err = checkType(recipe)
 	}
-	if err != nil && v.Recipe != "" {
-		err = fmt.Errorf("recipe %s: %w", v.Recipe, err)
-	}
-	if err != nil {
-		return w, err
+	switch {
+	case err != nil && v.Recipe != "":
+		return w, fmt.Errorf("recipe %s: %w", v.Recipe, err)
+	case err != nil:
+		return w, fmt.Errorf("%w, or fit", err)
 	}
 	digest, err := recipe.Digest()
 	if err != nil {
@@ -260,14 +265,35 @@ func (r *Refresher) wantedVariant(v catalog.Wanted) (wantedVariant, error) {
 			return w, errors.New("imatrix = \"auto\": want the text to measure it on, with --calibrate FILE")
 		}
 		w.imatrix = imatrixAuto
+		if isFit(v.Type) {
+			w.losses = lossesAuto
+		}
 	default:
 		g, err := r.give(r.beside(v.Imatrix), ".gguf", maxGiven)
 		if err != nil {
 			return w, fmt.Errorf("imatrix: %w", err)
 		}
 		w.imatrix = g.digest
+		if isFit(v.Type) {
+			if w.losses, err = r.lossesBeside(r.beside(v.Imatrix)); err != nil {
+				return w, fmt.Errorf("losses: %w", err)
+			}
+		}
 	}
 	return w, nil
+}
+
+// lossesBeside is the digest of the losses beside an importance matrix, empty
+// where there are none.
+func (r *Refresher) lossesBeside(imatrix string) (string, error) {
+	name := imatrix + LossesSuffix
+	if _, err := budget.ReadFile(name); errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	} else if err != nil {
+		return "", err
+	}
+	g, err := r.give(name, LossesSuffix, maxGiven)
+	return g.digest, err
 }
 
 // checkType refuses a type that nothing is called.

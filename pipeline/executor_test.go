@@ -148,7 +148,8 @@ func TestTaskIsData(t *testing.T) {
 	kld := 0.25
 	task := Task{
 		ID: "id", Kind: KindMake, Model: "m", Source: "hf://org/name", Commit: "c", Folder: "f", Needs: Needs{1, 2}, After: "x",
-		Calibration: &Calibration{1, "s", "c", "t", 2, 3}, Variant: "Q4_0", Type: "Q4_0", Recipe: "type = \"Q8_0\"", Imatrix: "imatrix/x/imatrix.gguf",
+		Calibration: &Calibration{1, "s", "c", "t", 2, 3}, Measurement: &Measurement{1, Calibration{1, "s", "c", "t", 2, 3}, 4, 5, 6}, Losses: "imatrix/x/y.losses.json",
+		Variant: "Q4_0", Type: "Q4_0", Recipe: "type = \"Q8_0\"", Imatrix: "imatrix/x/imatrix.gguf",
 		Gates: Gates{MaxSize: 4, MaxKLD: &kld, Text: "sha256:0", Canaries: "sha256:1", Chunks: 5, Ctx: 6}, Channel: "stable",
 		Inputs: &Inputs{Makes: 1, Source: "s"}, Size: 7,
 	}
@@ -179,7 +180,7 @@ func TestIdentity(t *testing.T) {
 		func(in *Inputs) { in.Makes++ }, func(in *Inputs) { in.Tool = "v2" }, func(in *Inputs) { in.Source = "x" },
 		func(in *Inputs) { in.Model = "other" },
 		func(in *Inputs) { in.Commit = "d" }, func(in *Inputs) { in.Variant = "F16" }, func(in *Inputs) { in.Recipe = "s" },
-		func(in *Inputs) { in.Imatrix = "auto:1" }, func(in *Inputs) { in.Gates.MaxKLD = &b }, func(in *Inputs) { in.Gates.MaxKLD = nil },
+		func(in *Inputs) { in.Imatrix = "auto:1" }, func(in *Inputs) { in.Losses = "auto:1" }, func(in *Inputs) { in.Gates.MaxKLD = &b }, func(in *Inputs) { in.Gates.MaxKLD = nil },
 		func(in *Inputs) { in.Gates.MinTop1 = &a }, func(in *Inputs) { in.Gates.MaxPPL = &a }, func(in *Inputs) { in.Gates.MaxSize = 1 },
 		func(in *Inputs) { in.Gates.Text = "t" }, func(in *Inputs) { in.Gates.Canaries = "t" }, func(in *Inputs) { in.Gates.Chunks = 2 }, func(in *Inputs) { in.Gates.Ctx = 9 },
 	} {

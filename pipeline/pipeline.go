@@ -340,7 +340,8 @@ func (r *Refresher) execute(ctx context.Context, s *Summary, p *plan, x Executor
 func (m *modelRun) take(t *Task, result Result) {
 	if t.Kind != KindMake {
 		if result.State != StateDone {
-			m.notes = append(m.notes, "calibration: "+result.Reason)
+			what := map[string]string{KindCalibrate: "calibration", KindLosses: "losses"}[t.Kind]
+			m.notes = append(m.notes, what+": "+result.Reason)
 		}
 		return
 	}
@@ -595,10 +596,7 @@ func (r *Refresher) learn(t *Task, m *modelRun, result Result) {
 		if s.Variant != t.Variant || s.Step != t.Kind || s.Minutes <= 0 {
 			continue
 		}
-		rate := &r.rates.Make
-		if t.Kind == KindCalibrate {
-			rate = &r.rates.Calibrate
-		}
+		rate := map[string]*float64{KindMake: &r.rates.Make, KindCalibrate: &r.rates.Calibrate, KindLosses: &r.rates.Losses}[t.Kind]
 		const weight = 0.2
 		taken := scale(*rate) * result.Seconds / 60 / s.Minutes
 		*rate = scale((1-weight)*scale(*rate) + weight*taken)

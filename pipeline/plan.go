@@ -13,7 +13,6 @@ import (
 
 	"github.com/modelpipe/modelpipe/catalog"
 	"github.com/modelpipe/modelpipe/convert"
-	"github.com/modelpipe/modelpipe/quantize"
 )
 
 // This file compares what should be with what is: the tasks that are missing,
@@ -22,6 +21,7 @@ import (
 // The steps that a plan shows.
 const (
 	StepCalibrate = "calibrate"
+	StepLosses    = "losses"  // measure what types lose on tensors
 	StepMake      = "make"    // convert, validate, publish
 	StepRelease   = "release" // and promote
 	StepRefused   = "refused" // a gate said no before; the same inputs would fare the same
@@ -67,10 +67,13 @@ type plan struct {
 func (r *Refresher) inputs(m *wantedModel, v *wantedVariant) Inputs {
 	in := Inputs{
 		Makes: makes, Model: m.Slug, Source: m.sourceName(), Commit: m.upstream.commit, Variant: v.Name,
-		Recipe: v.recipeDigest, Imatrix: v.imatrix, Gates: v.gates,
+		Recipe: v.recipeDigest, Imatrix: v.imatrix, Losses: v.losses, Gates: v.gates,
 	}
 	if v.imatrix == imatrixAuto {
 		in.Imatrix = imatrixAuto + ":" + r.calibration(m).ID()
+	}
+	if v.losses == lossesAuto {
+		in.Losses = lossesAuto + ":" + r.measurement(m).ID()
 	}
 	if r.Remake {
 		in.Tool = r.Version
@@ -89,6 +92,11 @@ func (m *wantedModel) sourceName() string {
 // calibration is what the importance matrix of a model is measured of.
 func (r *Refresher) calibration(m *wantedModel) Calibration {
 	return Calibration{Makes: makes, Source: m.sourceName(), Commit: m.upstream.commit, Text: r.calibrationText, Chunks: r.CalibrateChunks, Ctx: r.CalibrateCtx}
+}
+
+// measurement is what the losses of a model's types are measured of.
+func (r *Refresher) measurement(m *wantedModel) Measurement {
+	return Measurement{Makes: makes, Imatrix: r.calibration(m), Chunks: min(LossesChunks, r.CalibrateChunks), Ctx: r.CalibrateCtx, Seed: 1}
 }
 
 // missing are the variants of which nothing was made yet.
@@ -138,16 +146,16 @@ func (p *plan) append(part *plan) {
 	for _, t := range p.tasks {
 		known[t.ID] = true
 	}
-	again := false
+	again := map[string]bool{} // by kind, which is the step's name
 	for _, t := range part.tasks {
 		if known[t.ID] {
-			again = true
+			again[t.Kind] = true
 			continue
 		}
 		p.tasks = append(p.tasks, t)
 	}
 	for _, s := range part.steps {
-		if again && s.Step == StepCalibrate {
+		if again[s.Step] {
 			continue
 		}
 		p.steps = append(p.steps, s)
@@ -204,7 +212,7 @@ func (r *Refresher) planMake(ctx context.Context, p *plan, m *modelRun, i int) {
 	if m.folder != "" {
 		t.Source, t.Folder = m.folder, m.sourceName()
 	}
-	size, header, err := r.measure(ctx, m, v)
+	size, header, note, err := r.measure(ctx, m, v)
 	if no := (*refusal)(nil); errors.As(err, &no) {
 		o := outcome{Inputs: in, State: StateRefused, Reason: no.Error()}
 		m.made[i], m.state.doc.Outcomes[in.ID()] = o, o
@@ -217,6 +225,9 @@ func (r *Refresher) planMake(ctx context.Context, p *plan, m *modelRun, i int) {
 		m.failed[v.Name] = f
 		p.add(m, v.Name, StepFailed, oneLine(err))
 		return
+	}
+	if note != "" {
+		m.notes = append(m.notes, fmt.Sprintf("variant %s: %s", v.Name, note))
 	}
 	t.Size = size
 	switch {
@@ -235,6 +246,22 @@ func (r *Refresher) planMake(ctx context.Context, p *plan, m *modelRun, i int) {
 	case v.imatrix != "":
 		t.Imatrix = givenName(v.imatrix, ".gguf")
 	}
+	switch {
+	case v.losses == lossesAuto:
+		l := r.measurement(m.wantedModel)
+		t.Losses, t.After = lossesName(&l), l.ID()
+		if !slices.ContainsFunc(p.tasks, func(x Task) bool { return x.ID == l.ID() }) {
+			k := Task{ID: l.ID(), Kind: KindLosses, Model: m.Slug, Source: t.Source, Commit: t.Commit, Folder: t.Folder, Measurement: &l, Imatrix: t.Imatrix, After: l.Imatrix.ID()}
+			k.Needs = Needs{Disk: size / 50, Memory: 2 * header.memory(l.Ctx)}
+			p.tasks = append(p.tasks, k)
+			p.steps = append(p.steps, PlannedStep{
+				Model: m.Slug, Step: StepLosses, Why: "variant " + v.Name + " is fitted to its size", Read: m.upstream.bytes,
+				Minutes: r.rates.losses(m.upstream.bytes, header.parameters, l.Chunks*l.Ctx),
+			})
+		}
+	case v.losses != "":
+		t.Losses = givenName(v.losses, LossesSuffix)
+	}
 	t.Needs = Needs{Disk: size + size/100 + 1<<20, Memory: header.memory(r.Ctx)}
 	p.tasks = append(p.tasks, t)
 	p.steps = append(p.steps, PlannedStep{
@@ -251,21 +278,21 @@ type headerFacts struct {
 }
 
 // measure plans the file of a variant to learn its size, without its importance
-// matrix, which changes no size but that of some keys.
-func (r *Refresher) measure(ctx context.Context, m *modelRun, v *wantedVariant) (int64, headerFacts, error) {
+// matrix, which changes no size but that of some keys. A fit is supposed to get
+// what it may choose from at most: what cannot be met then cannot be met.
+func (r *Refresher) measure(ctx context.Context, m *modelRun, v *wantedVariant) (int64, headerFacts, string, error) {
 	recipe, err := parseRecipe(v.Type, v.recipe)
 	if err != nil {
-		return 0, headerFacts{}, err
+		return 0, headerFacts{}, "", err
 	}
-	var importance *quantize.Imatrix
-	p, err := planVariant(ctx, m.upstream.source, recipe, importance, v.gates.MaxSize)
+	p, err := planVariant(ctx, m.upstream.source, typing{recipe: recipe, fit: isFit(v.Type), maxSize: v.gates.MaxSize, expect: v.imatrix != ""})
 	if err != nil {
-		return 0, headerFacts{}, err
+		return 0, headerFacts{}, "", err
 	}
 	if len(p.NeedImportance) > 0 && v.imatrix == "" {
-		return 0, headerFacts{}, fmt.Errorf("type %s: %d tensors need importance data to be encoded, %s first: give the variant an imatrix", v.Type, len(p.NeedImportance), p.NeedImportance[0])
+		return 0, headerFacts{}, "", fmt.Errorf("type %s: %d tensors need importance data to be encoded, %s first: give the variant an imatrix", v.Type, len(p.NeedImportance), p.NeedImportance[0])
 	}
-	return p.Size, factsOf(p), nil
+	return p.Size, factsOf(p.Plan), p.note, nil
 }
 
 func factsOf(p *convert.Plan) headerFacts {
@@ -310,6 +337,8 @@ func (m *modelRun) because(in Inputs) string {
 		return "its types are chosen in another way"
 	case last.Imatrix != in.Imatrix:
 		return "its importance matrix is another"
+	case last.Losses != in.Losses:
+		return "what its types lose is known in another way"
 	case digestJSON(last.Gates) != digestJSON(in.Gates):
 		return "its gates are others"
 	case last.Tool != in.Tool || last.Makes != in.Makes:
@@ -333,6 +362,7 @@ func (m *modelRun) released(id string) bool {
 type rates struct {
 	Make      float64 `json:"make"`      // times the estimate that it has taken
 	Calibrate float64 `json:"calibrate"` // so, of calibrations
+	Losses    float64 `json:"losses"`    // so, of losses
 }
 
 // What is assumed before anything was measured, less than docs/benchmarks.md
@@ -355,6 +385,13 @@ func (k rates) make(read, write, parameters int64, tokens int) float64 {
 
 func (k rates) calibrate(read, parameters int64, tokens int) float64 {
 	return minutes((fixedSeconds + float64(read)/rateNetwork + computeSeconds(parameters, tokens)) * scale(k.Calibrate))
+}
+
+// losses is forward and twice as much backward, and encoding each weight to a
+// dozen types of half a byte.
+func (k rates) losses(read, parameters int64, tokens int) float64 {
+	const encoded = 12 * 0.5
+	return minutes((fixedSeconds + float64(read)/rateNetwork + 3*computeSeconds(parameters, tokens) + encoded*float64(parameters)/rateEncode) * scale(k.Losses))
 }
 
 // computeSeconds is two operations for each weight and token.

@@ -248,7 +248,7 @@ func (s *Summary) WritePlan(w io.Writer) error {
 	total := 0.0
 	for _, p := range s.Plan {
 		figures := "\t\t"
-		if p.Step == StepMake || p.Step == StepCalibrate {
+		if p.Step == StepMake || p.Step == StepCalibrate || p.Step == StepLosses {
 			figures = fmt.Sprintf("%d\t%d\t%.2f", p.Read, p.Write, p.Minutes)
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", p.Model, p.Variant, p.Step, figures, p.Why)

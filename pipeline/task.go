@@ -30,6 +30,7 @@ type Inputs struct {
 	Variant string         `json:"variant"`        // name in the curation file
 	Recipe  catalog.Digest `json:"recipe_digest"`
 	Imatrix string         `json:"imatrix,omitempty"` // digest of a file, or auto: and the digest of what it is measured on
+	Losses  string         `json:"losses,omitempty"`  // of a fit: digest of a file, or auto: and the digest of what they are measured on
 	Gates   Gates          `json:"gates"`
 }
 
@@ -73,8 +74,21 @@ type Calibration struct {
 // ID is the identity of the matrix.
 func (c Calibration) ID() string { return digestJSON(c) }
 
+// Measurement is what the losses of types are measured of.
+type Measurement struct {
+	Makes   int         `json:"makes"`
+	Imatrix Calibration `json:"imatrix"` // that the encoders go by; its text is measured on
+	Chunks  int         `json:"chunks"`
+	Ctx     int         `json:"ctx"`
+	Seed    uint64      `json:"seed"`
+}
+
+// ID is the identity of the losses.
+func (m Measurement) ID() string { return digestJSON(m) }
+
 // The kinds of tasks.
 const (
+	KindLosses    = "losses"    // measure what types lose on tensors
 	KindCalibrate = "calibrate" // measure an importance matrix
 	KindMake      = "make"      // convert, validate, and put into the store
 )
@@ -92,12 +106,14 @@ type Task struct {
 	After  string `json:"after,omitempty"` // ID of a task that comes before
 
 	Calibration *Calibration `json:"calibration,omitempty"` // of kind calibrate
+	Measurement *Measurement `json:"measurement,omitempty"` // of kind losses
 
 	// Of kind make.
 	Variant string  `json:"variant,omitempty"`
-	Type    string  `json:"type,omitempty"`    // preset or type
+	Type    string  `json:"type,omitempty"`    // preset, type or fit
 	Recipe  string  `json:"recipe,omitempty"`  // text of a recipe file, instead
-	Imatrix string  `json:"imatrix,omitempty"` // name of its file in the work directory
+	Imatrix string  `json:"imatrix,omitempty"` // name of its file in the work directory; also of kind losses
+	Losses  string  `json:"losses,omitempty"`  // name of their file there
 	Gates   Gates   `json:"gates"`
 	Channel string  `json:"channel,omitempty"` // whose keys sign its provenance
 	Inputs  *Inputs `json:"inputs,omitempty"`
@@ -110,7 +126,11 @@ type Needs struct {
 	Memory int64 `json:"memory"`
 }
 
-// recipe is how the types are chosen.
+// isFit says whether a type asks for types that fit max_size.
+func isFit(name string) bool { return strings.EqualFold(name, catalog.TypeFit) }
+
+// recipe is how the types are chosen; what it says of a fit only tells it from
+// others.
 func (t *Task) recipe() (quantize.Recipe, error) { return parseRecipe(t.Type, t.Recipe) }
 
 // parseRecipe reads the text of a recipe file, or takes a type.

@@ -18,6 +18,7 @@ import (
 	"github.com/modelpipe/modelpipe/hub"
 	"github.com/modelpipe/modelpipe/internal/bulkhash"
 	"github.com/modelpipe/modelpipe/ops"
+	"github.com/modelpipe/modelpipe/ops/budget"
 	"github.com/modelpipe/modelpipe/ops/calibrate"
 	"github.com/modelpipe/modelpipe/publish"
 	"github.com/modelpipe/modelpipe/quantize"
@@ -31,7 +32,8 @@ import (
 //	make/ID/report.json             its judgement
 //	imatrix/ID/task.json            what is measured
 //	imatrix/ID/imatrix.gguf         an importance matrix; beside it what is being measured
-//	given/DIGEST.gguf, DIGEST.txt   importance matrices and texts that people gave
+//	imatrix/ID/ID.losses.json       what types lose on tensors when they are encoded with it
+//	given/DIGEST.gguf, .txt, ...    importance matrices, losses and texts that people gave
 //	folders/HASH.json               digests of files of folders
 //
 // Everything is named by what it was made of, so what a killed run has left is
@@ -59,6 +61,8 @@ func (w *Worker) Do(ctx context.Context, t Task) Result {
 	switch t.Kind {
 	case KindCalibrate:
 		err = w.calibrate(ctx, &t, &r)
+	case KindLosses:
+		err = w.losses(ctx, &t, &r)
 	case KindMake:
 		err = w.make(ctx, &t, &r)
 	default:
@@ -102,6 +106,11 @@ func (w *Worker) folder(t *Task) string { return w.path("make", t.ID) }
 
 // imatrixName is the name of a measured matrix in the work directory.
 func imatrixName(id string) string { return filepath.Join("imatrix", id, "imatrix.gguf") }
+
+// lossesName is the name of measured losses there.
+func lossesName(m *Measurement) string {
+	return filepath.Join("imatrix", m.Imatrix.ID(), m.ID()+LossesSuffix)
+}
 
 // taskName is the name of a task beside what is made of it.
 const taskName = "task.json"
@@ -212,6 +221,78 @@ func (w *Worker) calibrate(ctx context.Context, t *Task, r *Result) error {
 	return nil
 }
 
+// losses measures what types lose on the tensors of a model, encoded with the
+// importance matrix that was measured on the same text. Of a model for which
+// that is not known how, no losses are written down.
+func (w *Worker) losses(ctx context.Context, t *Task, r *Result) error {
+	out := w.path(lossesName(t.Measurement))
+	if _, err := os.Stat(out); err == nil {
+		return nil
+	}
+	s, err := w.open(ctx, t)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	m, err := OpenModel(ctx, s, "")
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	importance, imatrix, closeImatrix, err := w.imatrix(t)
+	if err != nil {
+		return err
+	}
+	defer closeImatrix()
+	of := t.Measurement
+	chunks, err := m.Chunks(w.path(givenName(of.Imatrix.Text, ".txt")), of.Chunks, of.Ctx)
+	if err != nil {
+		return err
+	}
+	model, err := m.Digest(ctx, s)
+	if err != nil {
+		return err
+	}
+	d, err := ops.Open(w.Device)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	table, err := m.MeasureLosses(ctx, d, importance, chunks, of.Seed, nil)
+	if errors.Is(err, ops.ErrNoInformation) {
+		w.Log.Warn("what types lose cannot be measured: priors take the place of it", "model", t.Model, "reason", err)
+		table, err = nil, nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := w.finish(ctx, t, s, r); err != nil {
+		return err
+	}
+	f := budget.NewFile(table)
+	f.Model, f.Imatrix, f.Text, f.Chunks, f.Ctx = model, imatrix, "text "+of.Imatrix.Text, len(chunks), of.Ctx
+	return f.Save(out)
+}
+
+// readLosses reads the losses of a task, or makes priors where it has none.
+func (w *Worker) readLosses(ctx context.Context, t *Task, s *Source, imatrix string, tensors []quantize.Tensor) (quantize.Losses, error) {
+	if t.Losses == "" {
+		return quantize.PriorLosses(tensors), nil
+	}
+	name := w.path(t.Losses)
+	f, err := budget.ReadFile(name)
+	if err != nil {
+		return nil, fmt.Errorf("losses: %w", err)
+	}
+	if err := CheckLosses(ctx, s, "", f, imatrix); err != nil {
+		return nil, fmt.Errorf("losses %s: %w", name, err)
+	}
+	if len(f.Losses) == 0 {
+		return quantize.PriorLosses(tensors), nil
+	}
+	return f.Table()
+}
+
 // finish holds what was read to what it should have been.
 func (w *Worker) finish(ctx context.Context, t *Task, s *Source, r *Result) error {
 	if s.BytesRead != nil {
@@ -239,12 +320,17 @@ func (w *Worker) make(ctx context.Context, t *Task, r *Result) error {
 		return err
 	}
 	defer closeImatrix()
-	p, err := planVariant(ctx, s, recipe, importance, t.Gates.MaxSize)
+	p, err := planVariant(ctx, s, typing{
+		recipe: recipe, fit: isFit(t.Type), maxSize: t.Gates.MaxSize, importance: importance,
+		losses: func(tensors []quantize.Tensor) (quantize.Losses, error) {
+			return w.readLosses(ctx, t, s, digest, tensors)
+		},
+	})
 	if err != nil {
 		return err
 	}
 	file := filepath.Join(w.folder(t), fileName(t.Model, t.Variant))
-	if err := w.render(ctx, t, s, p, importance, digest, file, r); err != nil {
+	if err := w.render(ctx, t, s, p.Plan, importance, digest, file, r); err != nil {
 		return err
 	}
 	report, err := w.judge(ctx, t, s, importance, file)
@@ -259,12 +345,16 @@ func (w *Worker) make(ctx context.Context, t *Task, r *Result) error {
 	if !q.Passed() {
 		return &refusal{refusedBy(q)}
 	}
-	recipeDigest, err := recipe.Digest()
+	recipeDigest, err := p.recipe.Digest()
 	if err != nil {
 		return err
 	}
+	preset := cmp.Or(t.Type, t.Variant)
+	if isFit(t.Type) {
+		preset = t.Variant
+	}
 	v := Variant{
-		Model: t.Model, Name: t.Variant, Preset: cmp.Or(t.Type, t.Variant), Report: report.data,
+		Model: t.Model, Name: t.Variant, Preset: preset, Report: report.data,
 		From: catalog.Provenance{
 			Source: catalog.Source{Repository: cmp.Or(t.Folder, t.Source), Commit: t.Commit},
 			Tool:   catalog.Tool{Name: "modelpipe", Version: w.Version},
@@ -345,21 +435,71 @@ func (w *Worker) imatrix(t *Task) (*quantize.Imatrix, string, func() error, erro
 	return m, "sha256:" + digest, f.Close, nil
 }
 
+// typing is what the types of a variant come of.
+type typing struct {
+	recipe     quantize.Recipe
+	fit        bool // the types are chosen for maxSize instead
+	maxSize    int64
+	importance *quantize.Imatrix
+	expect     bool                                             // importance data that is yet to be measured
+	losses     func([]quantize.Tensor) (quantize.Losses, error) // of a fit; nil: priors
+}
+
+// plannedVariant is the file of a variant.
+type plannedVariant struct {
+	*convert.Plan
+	recipe quantize.Recipe // by which its types were chosen
+	note   string
+}
+
+// imatrixKey is what files call the importance matrix that they were made with.
+const imatrixKey = "imatrix"
+
 // planVariant plans the file of a variant. A file that would be larger than it
 // may be is refused.
-func planVariant(ctx context.Context, s *Source, recipe quantize.Recipe, importance *quantize.Imatrix, maxSize int64) (*convert.Plan, error) {
-	o := convert.Options{
-		Source: cmp.Or(s.Repo, s.Name), Repository: s.Repo, Commit: s.Commit,
-		Types: convert.NewTypePolicy(recipe, importance, "imatrix"),
+func planVariant(ctx context.Context, s *Source, t typing) (*plannedVariant, error) {
+	plan := func(types convert.TypePolicy) (*convert.Plan, error) {
+		return convert.NewPlan(ctx, s.FS, convert.Options{
+			Source: cmp.Or(s.Repo, s.Name), Repository: s.Repo, Commit: s.Commit, Types: types,
+		})
 	}
-	p, err := convert.NewPlan(ctx, s.FS, o)
+	if t.fit {
+		return t.plan(plan)
+	}
+	p, err := plan(convert.NewTypePolicy(t.recipe, t.importance, imatrixKey))
 	if err != nil {
 		return nil, err
 	}
-	if maxSize > 0 && p.Size > maxSize {
-		return p, &refusal{fmt.Sprintf("the file would have %d bytes: max_size allows %d", p.Size, maxSize)}
+	if t.maxSize > 0 && p.Size > t.maxSize {
+		return nil, &refusal{fmt.Sprintf("the file would have %d bytes: max_size allows %d", p.Size, t.maxSize)}
 	}
-	return p, nil
+	return &plannedVariant{Plan: p, recipe: t.recipe}, nil
+}
+
+// plan plans a file whose types are chosen for its size.
+func (t *typing) plan(plan func(convert.TypePolicy) (*convert.Plan, error)) (*plannedVariant, error) {
+	free := quantize.Recipe{Preset: "auto"}
+	f, err := NewFitting(FitOptions{
+		MaxSize: t.maxSize, Recipe: free, Importance: t.importance, Imatrix: imatrixKey, Expect: t.expect, Plan: plan, Losses: t.losses,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if f.AsIs {
+		return &plannedVariant{f.Whole, free, f.Note()}, nil
+	}
+	best, err := f.Best()
+	if over := (*OverBudgetError)(nil); errors.As(err, &over) {
+		text := fmt.Sprintf("max_size %d: %v", t.maxSize, over)
+		if over.Unweighted {
+			text += "; with an imatrix there are smaller types"
+		}
+		return nil, &refusal{text}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &plannedVariant{Plan: best.Plan, recipe: best.Recipe}, nil
 }
 
 // render makes the file of a variant, or finds the one that is complete.

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
@@ -308,6 +310,77 @@ func TestFitMeasured(t *testing.T) {
 		}
 		if _, err := os.Stat(filepath.Join(dir, "no.gguf")); err == nil {
 			t.Errorf("convert --measure %v leaves a file", c.args)
+		}
+	}
+}
+
+// TestFitRefreshed holds files that refresh has fitted to those that convert
+// writes to the same size, by the same importance matrix and losses, and by
+// none.
+func TestFitRefreshed(t *testing.T) {
+	dir := t.TempDir()
+	in := func(name string) string { return filepath.Join(dir, name) }
+	model, err := filepath.Abs("../../testdata/stories260K")
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, in("text.txt"), []byte(strings.Repeat("Once upon a time there was a little girl named Lily. She loved to play outside in the sun. ", 40)))
+	write(t, in("catalog.toml"), fmt.Appendf(nil, `
+[[model]]
+slug = "m"
+source = %q
+vendor = "tiny"
+display_name = "Tiny"
+description = "A model."
+task = "text-generation"
+license = { spdx = "MIT" }
+[[model.variant]]
+name = "priors"
+type = "fit"
+max_size = "260KB"
+[[model.variant]]
+name = "measured"
+type = "fit"
+max_size = "300KB"
+imatrix = "auto"
+`, model))
+	write(t, in("canaries.txt"), []byte("Once upon a time\n"))
+	must(t, "refresh", "-f", in("catalog.toml"), "--canaries", in("canaries.txt"), "--store", in("store"), "--work", in("work"), "--chunks", "1", "--ctx", "64",
+		"--calibrate", in("text.txt"), "--calibrate-chunks", "2", "--device", "cpu")
+	matches := func(pattern string) string {
+		t.Helper()
+		names, err := filepath.Glob(in(pattern))
+		if err != nil || len(names) != 1 {
+			t.Fatalf("%s is %v, %v: want one file", pattern, names, err)
+		}
+		return names[0]
+	}
+	// The name of a matrix is in the file.
+	write(t, in("imatrix"), read(t, matches("work/imatrix/*/imatrix.gguf")))
+	write(t, in("imatrix"+pipeline.LossesSuffix), read(t, matches("work/imatrix/*/*"+pipeline.LossesSuffix)))
+	t.Chdir(dir)
+	for _, c := range []struct {
+		name, losses string
+		limit        int
+		args         []string
+	}{
+		{"priors", "priors", 260_000, []string{"--max-size", "260KB"}},
+		{"measured", "measured", 300_000, []string{"--max-size", "300KB", "--imatrix", "imatrix"}},
+	} {
+		var r recipeJSON
+		out := c.name + ".gguf"
+		if err := json.Unmarshal([]byte(must(t, append([]string{"convert", model, "-o", out, "--json"}, c.args...)...)), &r); err != nil {
+			t.Fatal(err)
+		}
+		want := read(t, out)
+		if got := read(t, matches("store/models/m/*/m-"+c.name+".gguf")); !bytes.Equal(got, want) {
+			t.Errorf("%s: refresh has made another file, of %d bytes, than convert, of %d", c.name, len(got), len(want))
+		}
+		if len(want) > c.limit || float64(len(want)) < 0.99*float64(c.limit) || r.Budget.Losses != c.losses {
+			t.Errorf("%s: %d bytes of %d by %s", c.name, len(want), c.limit, r.Budget.Losses)
+		}
+		if record := read(t, matches("store/models/m/"+c.name+"-*/record.json")); !bytes.Contains(record, []byte(r.RecipeDigest)) {
+			t.Errorf("%s: the record has not the recipe digest %s: %s", c.name, r.RecipeDigest, record)
 		}
 	}
 }
