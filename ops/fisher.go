@@ -33,8 +33,8 @@ type Information struct {
 	F    []float32 // [len(Rows), columns]
 }
 
-// ErrNoInformation: Fisher does not estimate the information of such a model,
-// whatever the text.
+// ErrNoInformation says that Fisher does not estimate the information of such a
+// model, whatever the text.
 var ErrNoInformation = errors.New("the information of its weights is not estimated")
 
 // Fisher estimates the information of a model's matrices: for one token drawn

@@ -3,6 +3,7 @@ package ops
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"maps"
@@ -140,9 +141,13 @@ func TestFisherRefuses(t *testing.T) {
 	if err := Fisher(t.Context(), d, m, [][]int32{{1, 2, 3, 4}, {1, 2, 3, 4, 5}}, 0, use, Options{}); err == nil {
 		t.Error("chunks of two lengths are accepted")
 	}
-	m.Head = nil
-	if err := Fisher(t.Context(), d, m, [][]int32{{1, 2, 3, 4}}, 0, use, Options{}); err == nil {
-		t.Error("a model without a head is accepted")
+	headless, normed := *m, *m
+	headless.Head = nil
+	normed.Embedding.Norm = &spec.Norm{}
+	for _, m := range []*spec.Model{&headless, &normed} {
+		if err := Fisher(t.Context(), d, m, [][]int32{{1, 2, 3, 4}}, 0, use, Options{}); !errors.Is(err, ErrNoInformation) {
+			t.Errorf("got %v", err)
+		}
 	}
 }
 

@@ -123,6 +123,17 @@ func TestFitted(t *testing.T) {
 	if sum = s.refresh(OutcomeDone); sum.Made != 1 || s.state(sum, "a").Variants[0].ID == small.Variant.ID {
 		t.Errorf("by priors: %+v", sum)
 	}
+	priors := s.state(sum, "a").Variants[0].ID
+	// So are losses that could not be measured.
+	measured := f.Losses
+	f.Losses = nil
+	if err := f.Save(s.path("own.gguf.losses.json")); err != nil {
+		t.Fatal(err)
+	}
+	if sum = s.refresh(OutcomeDone); sum.Made != 1 || s.state(sum, "a").Variants[0].ID != priors {
+		t.Errorf("without losses: %+v", sum)
+	}
+	f.Losses = measured
 	f.Model = "sha256:0"
 	if err := f.Save(s.path("own.gguf.losses.json")); err != nil {
 		t.Fatal(err)
@@ -170,11 +181,14 @@ func TestFitLimits(t *testing.T) {
 	s.reasons(s.refresh(OutcomeRefused, auto), "a", ModelRefused, "x: max_size 10000: the smallest file has ")
 	s.executor = nil
 	// What is small enough stays as it is.
-	s.write("catalog.toml", entry("a", "a", "", fit("x", "1GB", ""), `name = "auto"`))
-	sum = s.refresh(OutcomeDone)
+	s.write("catalog.toml", entry("a", "a", "", fit("x", "1GB", `imatrix = "auto"`), `name = "auto"`))
+	sum = s.refresh(OutcomeDone, auto)
 	m := s.state(sum, "a")
 	if len(m.Notes) != 1 || !strings.HasPrefix(m.Notes[0], "variant x: the model takes ") || !strings.HasSuffix(m.Notes[0], " bytes as it is: nothing is quantized") {
 		t.Errorf("got %+v", m)
+	}
+	if slices.ContainsFunc(sum.Plan, func(p PlannedStep) bool { return p.Step == StepCalibrate || p.Step == StepLosses }) {
+		t.Errorf("measures for a file that is not quantized: %+v", sum.Plan)
 	}
 	if x, whole := s.record("a", "x").Variant, s.record("a", "auto").Variant; x.Files[0].SHA256 != whole.Files[0].SHA256 || x.Provenance.Recipe != whole.Provenance.Recipe {
 		t.Errorf("got %+v, want %+v", x, whole)

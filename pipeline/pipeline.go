@@ -50,7 +50,7 @@ type Refresher struct {
 	Canaries    string // file with prompts for it, one a line; empty: those that come with modelpipe
 	Chunks, Ctx int    // as validate has them; 0: its defaults
 
-	Calibrate                     string // file to measure importance matrices on
+	Calibrate                     string // file to measure importance matrices and losses on
 	CalibrateChunks, CalibrateCtx int    // 0: 60 of 512 tokens
 
 	Device       string                                                    // to compute on; empty: auto

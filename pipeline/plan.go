@@ -226,12 +226,14 @@ func (r *Refresher) planMake(ctx context.Context, p *plan, m *modelRun, i int) {
 		p.add(m, v.Name, StepFailed, oneLine(err))
 		return
 	}
-	if note != "" {
+	imatrix, losses := v.imatrix, v.losses
+	if note != "" { // it is not quantized
 		m.notes = append(m.notes, fmt.Sprintf("variant %s: %s", v.Name, note))
+		imatrix, losses = "", ""
 	}
 	t.Size = size
 	switch {
-	case v.imatrix == imatrixAuto:
+	case imatrix == imatrixAuto:
 		c := r.calibration(m.wantedModel)
 		t.Imatrix, t.After = imatrixName(c.ID()), c.ID()
 		if !slices.ContainsFunc(p.tasks, func(x Task) bool { return x.ID == c.ID() }) {
@@ -243,11 +245,11 @@ func (r *Refresher) planMake(ctx context.Context, p *plan, m *modelRun, i int) {
 				Minutes: r.rates.calibrate(m.upstream.bytes, header.parameters, r.CalibrateChunks*r.CalibrateCtx),
 			})
 		}
-	case v.imatrix != "":
-		t.Imatrix = givenName(v.imatrix, ".gguf")
+	case imatrix != "":
+		t.Imatrix = givenName(imatrix, ".gguf")
 	}
 	switch {
-	case v.losses == lossesAuto:
+	case losses == lossesAuto:
 		l := r.measurement(m.wantedModel)
 		t.Losses, t.After = lossesName(&l), l.ID()
 		if !slices.ContainsFunc(p.tasks, func(x Task) bool { return x.ID == l.ID() }) {
@@ -259,8 +261,8 @@ func (r *Refresher) planMake(ctx context.Context, p *plan, m *modelRun, i int) {
 				Minutes: r.rates.losses(m.upstream.bytes, header.parameters, l.Chunks*l.Ctx),
 			})
 		}
-	case v.losses != "":
-		t.Losses = givenName(v.losses, LossesSuffix)
+	case losses != "":
+		t.Losses = givenName(losses, LossesSuffix)
 	}
 	t.Needs = Needs{Disk: size + size/100 + 1<<20, Memory: header.memory(r.Ctx)}
 	p.tasks = append(p.tasks, t)

@@ -141,6 +141,18 @@ func (w *Worker) open(ctx context.Context, t *Task) (*Source, error) {
 	return OpenSource(ctx, ref.String(), w.Log)
 }
 
+// openModel opens the source of a task and the model in it.
+func (w *Worker) openModel(ctx context.Context, t *Task) (s *Source, m *Model, done func(), err error) {
+	if s, err = w.open(ctx, t); err != nil {
+		return nil, nil, nil, err
+	}
+	if m, err = OpenModel(ctx, s, ""); err != nil {
+		s.Close()
+		return nil, nil, nil, err
+	}
+	return s, m, func() { m.Close(); s.Close() }, nil
+}
+
 // unchanged fails where a folder is another than when the task was made.
 func (w *Worker) unchanged(ctx context.Context, t *Task) error {
 	if hub.IsRef(t.Source) {
@@ -170,16 +182,11 @@ func (w *Worker) calibrate(ctx context.Context, t *Task, r *Result) error {
 	if err := writeJSON(filepath.Join(filepath.Dir(out), taskName), t); err != nil {
 		return err
 	}
-	s, err := w.open(ctx, t)
+	s, m, closeModel, err := w.openModel(ctx, t)
 	if err != nil {
 		return err
 	}
-	defer s.Close()
-	m, err := OpenModel(ctx, s, "")
-	if err != nil {
-		return err
-	}
-	defer m.Close()
+	defer closeModel()
 	c := t.Calibration
 	chunks, err := m.Chunks(w.path(givenName(c.Text, ".txt")), c.Chunks, c.Ctx)
 	if err != nil {
@@ -229,16 +236,11 @@ func (w *Worker) losses(ctx context.Context, t *Task, r *Result) error {
 	if _, err := os.Stat(out); err == nil {
 		return nil
 	}
-	s, err := w.open(ctx, t)
+	s, m, closeModel, err := w.openModel(ctx, t)
 	if err != nil {
 		return err
 	}
-	defer s.Close()
-	m, err := OpenModel(ctx, s, "")
-	if err != nil {
-		return err
-	}
-	defer m.Close()
+	defer closeModel()
 	importance, imatrix, closeImatrix, err := w.imatrix(t)
 	if err != nil {
 		return err

@@ -41,7 +41,8 @@ func newRefresh(a *app) *cobra.Command {
 		Long: `Refresh is what a scheduler runs. It compares a curation file, and what its
 sources hold now, with what is in a store, and does only what is missing: convert,
 calibrate, validate, publish, release, promote, build the catalog, sign, and
-write exports and a site.
+write exports and a site. The types of a variant of type fit are chosen for its
+max_size, as convert --max-size chooses them.
 
 A release has every variant of the curation file, and is promoted when all of
 their gates hold; until then the one before serves. A model that fails stops no
@@ -71,8 +72,8 @@ try again later. See docs/refresh.md.`,
 	flags.StringVar(&f.r.Site, "site", "", "write the catalog to `DIR` as a web site")
 	flags.StringVar(&f.summary, "summary", "", "write the summary to a JSON `FILE`")
 	flags.StringVar(&f.metrics, "metrics", "", "write the summary to a `FILE` for Prometheus' textfile collector")
-	flags.StringVar(&f.r.Calibrate, "calibrate", "", "measure importance matrices (imatrix = \"auto\") on the text of `FILE`")
-	flags.IntVar(&f.r.CalibrateChunks, "calibrate-chunks", 60, "measure them on at most so many chunks of 512 tokens")
+	flags.StringVar(&f.r.Calibrate, "calibrate", "", "measure importance matrices (imatrix = \"auto\"), and with them what types lose (type = \"fit\"), on the text of `FILE`")
+	flags.IntVar(&f.r.CalibrateChunks, "calibrate-chunks", 60, "measure matrices on at most so many chunks of 512 tokens, losses on at most 8 of them")
 	flags.StringVar(&f.r.Text, "text", "", "validate on the text of `FILE` (default: one that comes with modelpipe)")
 	flags.StringVar(&f.r.Canaries, "canaries", "", "validate on the prompts of `FILE`, one a line, instead of the built-in ones")
 	flags.IntVar(&f.r.Chunks, "chunks", validate.DefaultChunks, "validate on at most so many chunks of the text")
