@@ -104,11 +104,19 @@ func TestMain(m *testing.M) {
 	if os.Getenv("MODELPIPE_TEST_NODE") == "" {
 		os.Exit(m.Run())
 	}
-	n, err := New(Options{
-		Catalog: os.Getenv("MODELPIPE_TEST_CATALOG"), Root: os.Getenv("MODELPIPE_TEST_NODE"), FirstUse: true, Backoff: time.Millisecond,
-		Health: Health{Command: os.Getenv("MODELPIPE_TEST_HEALTH")},
-	})
+	var selected []string
+	if s := os.Getenv("MODELPIPE_TEST_SELECT"); s != "" {
+		selected = append(selected, s)
+	}
+	var n *Node
 	var r *Result
+	selection, err := ParseSelection(selected)
+	if err == nil {
+		n, err = New(Options{
+			Catalog: os.Getenv("MODELPIPE_TEST_CATALOG"), Root: os.Getenv("MODELPIPE_TEST_NODE"), FirstUse: true, Backoff: time.Millisecond,
+			Select: selection, Health: Health{Command: os.Getenv("MODELPIPE_TEST_HEALTH")},
+		})
+	}
 	if err == nil {
 		r, err = n.Sync(context.Background())
 	}

@@ -120,9 +120,43 @@ func watchMemory(pid int, stop <-chan struct{}, peak chan<- int64) {
 	}
 }
 
+// syncProcess runs a node as a process, and returns what it has done, its peak
+// resident memory in bytes, and how long it took. MODELPIPE_BINARY names a
+// program to take instead of the test's own.
+func syncProcess(t *testing.T, catalog, root, selection string) (*Result, int64, time.Duration) {
+	t.Helper()
+	c := exec.Command(os.Args[0])
+	if binary := os.Getenv("MODELPIPE_BINARY"); binary != "" {
+		c = exec.Command(binary, "sync", "--catalog", catalog, "--root", root, "--trust-first-use", "--json")
+		if selection != "" {
+			c.Args = append(c.Args, "--select", selection)
+		}
+	}
+	c.Env = append(os.Environ(), "MODELPIPE_TEST_NODE="+root, "MODELPIPE_TEST_CATALOG="+catalog, "MODELPIPE_TEST_SELECT="+selection)
+	var out bytes.Buffer
+	c.Stdout, c.Stderr = &out, os.Stderr
+	began := time.Now()
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	stop, peak := make(chan struct{}), make(chan int64)
+	go watchMemory(c.Process.Pid, stop, peak)
+	err := c.Wait()
+	took := time.Since(began)
+	close(stop)
+	most := <-peak
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r Result
+	if err := json.Unmarshal(out.Bytes(), &r); err != nil {
+		t.Fatal(err)
+	}
+	return &r, most, took
+}
+
 // TestLargeFile fetches a file of 4 GiB into another process, whose memory
 // must stay below 64 MiB, and then an edit of its chat template.
-// MODELPIPE_BINARY names a program to take instead of the test's own.
 func TestLargeFile(t *testing.T) {
 	if os.Getenv("MODELPIPE_LARGE") == "" {
 		t.Skip("set MODELPIPE_LARGE=1")
@@ -134,30 +168,7 @@ func TestLargeFile(t *testing.T) {
 	root := t.TempDir()
 	sync := func() (*Result, int64, time.Duration) {
 		t.Helper()
-		c := exec.Command(os.Args[0])
-		if binary := os.Getenv("MODELPIPE_BINARY"); binary != "" {
-			c = exec.Command(binary, "sync", "--catalog", web.URL, "--root", root, "--trust-first-use", "--json")
-		}
-		c.Env = append(os.Environ(), "MODELPIPE_TEST_NODE="+root, "MODELPIPE_TEST_CATALOG="+web.URL)
-		var out bytes.Buffer
-		c.Stdout, c.Stderr = &out, os.Stderr
-		began := time.Now()
-		if err := c.Start(); err != nil {
-			t.Fatal(err)
-		}
-		stop, peak := make(chan struct{}), make(chan int64)
-		go watchMemory(c.Process.Pid, stop, peak)
-		err := c.Wait()
-		took := time.Since(began)
-		close(stop)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var r Result
-		if err := json.Unmarshal(out.Bytes(), &r); err != nil {
-			t.Fatal(err)
-		}
-		return &r, <-peak, took
+		return syncProcess(t, web.URL, root, "")
 	}
 	r, peak, took := sync()
 	t.Logf("%d bytes in %v (%.0f MB/s), peak memory %.1f MiB", file.Size, took.Round(time.Millisecond), float64(file.Size)/1e6/took.Seconds(), float64(peak)/(1<<20))
@@ -187,5 +198,110 @@ func TestLargeFile(t *testing.T) {
 	defer got.Close()
 	if hex, err := sum(got); err != nil || hex != hexOf(file.SHA256) {
 		t.Errorf("serves %s, %v", hex, err)
+	}
+}
+
+// putMany writes the records and the ledgers of n models of two variants each,
+// as files: the operator would log each. Of the model in the middle there is the
+// file, and it alone has the tag "chosen". Its slug is returned.
+func (s *shop) putMany(n int) string {
+	s.t.Helper()
+	h := &gguf.Header{
+		Metadata: gguf.Metadata{
+			{Key: "general.architecture", Value: "llama"},
+			{Key: "llama.context_length", Value: uint32(2048)},
+			{Key: "llama.embedding_length", Value: uint32(256)},
+			{Key: "llama.block_count", Value: uint32(4)},
+			{Key: "llama.attention.head_count", Value: uint32(8)},
+			{Key: "tokenizer.chat_template", Value: "{{ messages }}"},
+		},
+		Tensors: []gguf.TensorInfo{{Name: "token_embd.weight", Type: gguf.Q8_0, Shape: []int64{256, 96}}},
+	}
+	write := func(name string, data []byte, err error) {
+		if err == nil {
+			name = filepath.Join(s.dir, filepath.FromSlash(name))
+			err = errors.Join(os.MkdirAll(filepath.Dir(name), 0o755), os.WriteFile(name, data, 0o644))
+		}
+		if err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	chosen := ""
+	var text strings.Builder
+	for i := range n {
+		slug := fmt.Sprintf("model-%06d", i)
+		tag := fmt.Sprintf("t%d", i%97)
+		if i == n/2 {
+			chosen, tag = slug, "chosen"
+		}
+		text.WriteString(strings.Replace(fmt.Sprintf(modelTOML, slug, slug), `"small"`, `"small", "`+tag+`"`, 1) + "[[model.variant]]\nname = \"Q4_K_M\"\n")
+		ledger := catalog.NewLedger(slug)
+		var ids []string
+		for _, name := range []string{"Q8_0", "Q4_K_M"} {
+			content := []byte("the file of " + slug + " in " + name)
+			digest := catalog.DigestOf(content)
+			id := catalog.VariantID(name, digest)
+			dir := catalog.VariantDir(slug, id)
+			file := catalog.File{Path: slug + "-" + name + ".gguf", Size: int64(len(content)), SHA256: digest, Role: catalog.RoleModel}
+			r, err := catalog.NewRecord(slug, name, name, h, []catalog.File{file}, []catalog.Location{{Kind: catalog.KindStore, URI: dir}},
+				catalog.Provenance{Source: catalog.Source{Repository: "hf://org/" + slug}, Tool: catalog.Tool{Name: "modelpipe", Version: "v1"}, Created: s.clock()})
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			data, err := catalog.Encode(r)
+			write(dir+"/"+catalog.RecordName, data, err)
+			if slug == chosen {
+				write(dir+"/"+file.Path, content, nil)
+			}
+			ids = append(ids, id)
+		}
+		if _, _, err := ledger.Publish(catalog.DefaultChannel, ids, "", s.clock()); err != nil {
+			s.t.Fatal(err)
+		}
+		data, err := catalog.Encode(ledger)
+		write(catalog.LedgerName(slug), data, err)
+	}
+	s.curate(text.String())
+	return chosen
+}
+
+// TestLargeCatalog follows a signed catalog of 100,000 models of which a node
+// takes one, by its name, which is looked up, and by its tag, for which all of
+// the catalog must be read.
+func TestLargeCatalog(t *testing.T) {
+	if os.Getenv("MODELPIPE_LARGE") == "" {
+		t.Skip("set MODELPIPE_LARGE=1")
+	}
+	s := newShop(t)
+	s.now = time.Now().Truncate(time.Second)
+	chosen := s.putMany(100_000)
+	s.sign()
+	web := serve(t, s.dir, nil)
+	for _, c := range []struct {
+		selection string
+		catalog   string
+		requests  int64 // at most, of a first sync; 0: any number
+	}{
+		{"model=" + chosen, web.URL, 12},
+		{"tag=chosen", web.URL, 0},
+		{"tag=chosen", s.dir, 0},
+	} {
+		root := t.TempDir()
+		for _, round := range []string{"first sync", "unchanged"} {
+			web.asked()
+			before := web.bytes.Load()
+			r, peak, took := syncProcess(t, c.catalog, root, c.selection)
+			asked, sent := web.asked(), web.bytes.Load()-before
+			t.Logf("%s from %s, %s: %d requests, %d bytes of metadata, %.2f s, peak memory %.1f MiB", c.selection, strings.SplitN(c.catalog, ":", 2)[0], round, r.Requests, r.Metadata, took.Seconds(), float64(peak)/(1<<20))
+			if len(r.Models) != 1 || r.Models[0].Model != chosen || peak > 64<<20 {
+				t.Errorf("serves %+v, peak memory %d bytes", r.Models, peak)
+			}
+			switch {
+			case round == "unchanged" && (r.Changed || r.Requests > 2 || len(asked) > 2 || sent > 10_000):
+				t.Errorf("unchanged: %+v, %d bytes, requests %v", r, sent, asked)
+			case c.requests > 0 && r.Requests > c.requests:
+				t.Errorf("%d requests, want at most %d", r.Requests, c.requests)
+			}
+		}
 	}
 }

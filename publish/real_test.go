@@ -41,29 +41,9 @@ func TestLargeS3(t *testing.T) {
 	})
 }
 
-// registryConfig is that of a distribution registry in a folder.
-const registryConfig = `version: 0.1
-log: {level: error}
-storage:
-  filesystem: {rootdirectory: %s}
-  delete: {enabled: true}
-http: {addr: %s}
-`
-
-// startRegistry starts a distribution registry and returns its address.
-func startRegistry(t testing.TB, bin string) string {
-	dir, address := t.TempDir(), publishtest.FreeAddress(t)
-	config := filepath.Join(dir, "config.yml")
-	if err := os.WriteFile(config, fmt.Appendf(nil, registryConfig, filepath.Join(dir, "data"), address), 0o666); err != nil {
-		t.Fatal(err)
-	}
-	publishtest.Serve(t, address, nil, filepath.Join(bin, "registry"), "serve", config)
-	return address
-}
-
 // TestLargeOCI runs the suite on distribution.
 func TestLargeOCI(t *testing.T) {
-	address := startRegistry(t, publishtest.Servers(t, ".."))
+	address := publishtest.StartRegistry(t, publishtest.Servers(t, ".."))
 	var repositories atomic.Int64
 	publishtest.Run(t, func(t testing.TB) *publishtest.Target {
 		name := fmt.Sprintf("team/model-%d", repositories.Add(1))
@@ -81,7 +61,7 @@ func TestLargeOCI(t *testing.T) {
 // TestLargePull pulls what was published with the clients that people use.
 func TestLargePull(t *testing.T) {
 	bin := publishtest.Servers(t, "..")
-	address := startRegistry(t, bin)
+	address := publishtest.StartRegistry(t, bin)
 	model, err := os.ReadFile("../gguf/testdata/malformed/good-two.gguf")
 	if err != nil {
 		t.Fatal(err)

@@ -174,24 +174,14 @@ func bucketStore(t *testing.T, address, bucket string) *target {
 	}
 	var mu sync.Mutex
 	puts := map[string]int{}
-	to, err := url.Parse("http://" + address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	proxy := &httputil.ReverseProxy{
-		Rewrite: func(r *httputil.ProxyRequest) {
-			r.SetURL(to)
-			r.Out.Host = r.In.Host // it is signed
-		},
-		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
-		ModifyResponse: func(r *http.Response) error {
-			if r.Request.Method == http.MethodPut && r.StatusCode == http.StatusOK && strings.HasSuffix(r.Request.URL.Path, ".gguf") {
-				mu.Lock()
-				defer mu.Unlock()
-				puts[r.Request.URL.Path]++
-			}
-			return nil
-		},
+	proxy := proxyTo(t, address)
+	proxy.ModifyResponse = func(r *http.Response) error {
+		if r.Request.Method == http.MethodPut && r.StatusCode == http.StatusOK && strings.HasSuffix(r.Request.URL.Path, ".gguf") {
+			mu.Lock()
+			defer mu.Unlock()
+			puts[r.Request.URL.Path]++
+		}
+		return nil
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -211,6 +201,23 @@ func bucketStore(t *testing.T, address, bucket string) *target {
 			defer mu.Unlock()
 			return puts
 		},
+	}
+}
+
+// proxyTo is a proxy to a server that its clients do not notice: the Host
+// header, which is signed, stays theirs.
+func proxyTo(t *testing.T, address string) *httputil.ReverseProxy {
+	t.Helper()
+	to, err := url.Parse("http://" + address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(to)
+			r.Out.Host = r.In.Host
+		},
+		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
 	}
 }
 

@@ -2,6 +2,7 @@ package publishtest
 
 import (
 	"bytes"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -76,5 +77,26 @@ func StartGateway(t testing.TB, servers, dir string) string {
 	t.Helper()
 	address := FreeAddress(t)
 	Serve(t, address, []string{"ROOT_ACCESS_KEY=test", "ROOT_SECRET_KEY=testsecret"}, filepath.Join(servers, "versitygw"), "--port", address, "posix", dir)
+	return address
+}
+
+// registryConfig is that of a distribution registry in a folder.
+const registryConfig = `version: 0.1
+log: {level: error}
+storage:
+  filesystem: {rootdirectory: %s}
+  delete: {enabled: true}
+http: {addr: %s}
+`
+
+// StartRegistry starts a distribution registry and returns its address.
+func StartRegistry(t testing.TB, servers string) string {
+	t.Helper()
+	dir, address := t.TempDir(), FreeAddress(t)
+	config := filepath.Join(dir, "config.yml")
+	if err := os.WriteFile(config, fmt.Appendf(nil, registryConfig, filepath.Join(dir, "data"), address), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	Serve(t, address, nil, filepath.Join(servers, "registry"), "serve", config)
 	return address
 }
