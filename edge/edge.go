@@ -15,12 +15,14 @@ package edge
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"net/http"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -115,7 +117,6 @@ type Node struct {
 	state   state
 	written []byte        // the state as it is on the disk
 	skew    time.Duration // of the clock here against the store's
-	settled string        // index and options that the last round ended well with
 
 	counters counters
 	mu       sync.Mutex // of shown
@@ -285,10 +286,10 @@ func (n *Node) round(ctx context.Context, out *Result) error {
 		return err
 	}
 	current, damage := n.current()
-	if settled == nil && damage == nil && key == n.settled {
+	if settled == nil && damage == nil && n.state.Settled == (settlement{key, current.Number}) {
 		return nil
 	}
-	n.settled = ""
+	n.state.Settled = settlement{}
 	w, err := n.read(ctx, reader)
 	if err != nil {
 		return errors.Join(settled, err)
@@ -338,7 +339,7 @@ func (n *Node) round(ctx context.Context, out *Result) error {
 		return err
 	}
 	if !out.More {
-		n.settled = key
+		n.state.Settled = settlement{key, n.currentNumber()}
 	}
 	return nil
 }
@@ -422,9 +423,21 @@ func (n *Node) openTrust(ctx context.Context) error {
 	return nil
 }
 
-// key identifies what a round works on: the catalog and what the node takes.
+// key identifies what a round works on: the catalog, what the node takes of it,
+// and the program, of which another version may take something else.
 func (n *Node) key(r *catalog.Reader) (string, error) {
-	data, err := catalog.Encode(r.Index())
+	var version string
+	if info, ok := debug.ReadBuildInfo(); ok {
+		version = info.Main.Version
+	}
+	data, err := json.Marshal(struct {
+		Index              *catalog.Index
+		Terms              map[string][]string
+		MaxSize, MaxMemory int64
+		Slot               string
+		Pins               []Pin
+		Version            string
+	}{r.Index(), n.o.Select.terms, n.o.Select.MaxSize, n.o.Select.MaxMemory, n.o.Slot, n.o.Pins, version})
 	return string(catalog.DigestOf(data)), err
 }
 

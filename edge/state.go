@@ -19,7 +19,16 @@ type state struct {
 	Rejected  map[string]rejection `json:"rejected,omitempty"`  // by the digest of what was offered
 	Banned    map[string]string    `json:"banned,omitempty"`    // releases that were withdrawn, and why
 	Files     map[string]stamp     `json:"files,omitempty"`     // verified, by SHA-256
+	Settled   settlement           `json:"settled,omitzero"`    // with what the last round ended well
 	Newest    time.Time            `json:"newest,omitzero"`     // newest time that was signed: no clock is right before it
+}
+
+// settlement is what a round that ended well has worked on, and the release
+// that was current in its end. As long as both are the same there is nothing to
+// do, and the catalog need not be read.
+type settlement struct {
+	Key     string `json:"key"`
+	Release int64  `json:"release"`
 }
 
 // rejection is an offer that did not pass the health check.

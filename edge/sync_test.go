@@ -1,6 +1,8 @@
 package edge
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
@@ -47,5 +49,68 @@ func TestSync(t *testing.T) {
 	n = node(t, s.options(root))
 	if r = synced(t, n); r.Changed || r.Fetched != 0 {
 		t.Errorf("after a restart: got %+v", r)
+	}
+}
+
+// TestSettled: while neither the catalog nor what is taken of it changes, the
+// catalog is not read, by another process of the node neither. What is current
+// is looked at all the same.
+func TestSettled(t *testing.T) {
+	s := newShop(t, "alpha", "beta")
+	one, two := modelFile("one", 1, 3, 0), modelFile("two", 2, 3, 0)
+	s.offer("alpha", one)
+	s.offer("beta", two)
+	root := filepath.Join(t.TempDir(), "node")
+	o := s.options(root)
+	take := func(term string) {
+		t.Helper()
+		var err error
+		if o.Select, err = ParseSelection([]string{term}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	take("model=alpha")
+	n := node(t, o)
+	synced(t, n)
+	two = modelFile("edited", 1, 3, 0)
+	s.offer("alpha", two)
+	synced(t, n)
+	current := filepath.Join(root, "current")
+	flip := func() {
+		t.Helper()
+		if err := errors.Join(os.Remove(current), os.Symlink(filepath.Join("releases", "1"), current)); err != nil {
+			t.Fatal(err)
+		}
+		s.serves(root, "alpha", one)
+	}
+	flip()
+	if r := synced(t, n); !r.Changed {
+		t.Errorf("somebody has gone back to another release: got %+v", r)
+	}
+	s.serves(root, "alpha", two)
+	again := func() *Node {
+		n.Close()
+		n = node(t, o)
+		return n
+	}
+	objects := filepath.Join(s.dir, "objects")
+	for _, d := range []string{objects, filepath.Join(root, "objects")} {
+		if err := os.Rename(d, d+".away"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r := synced(t, again()); r.Changed || r.Requests > 2 {
+		t.Errorf("nothing is new: got %+v", r)
+	}
+	flip()
+	fails(t, again(), fs.ErrNotExist, "read the catalog")
+	if err := os.Rename(objects+".away", objects); err != nil {
+		t.Fatal(err)
+	}
+	synced(t, again())
+	s.serves(root, "alpha", two)
+	take("model=beta")
+	if r := synced(t, again()); !r.Changed || len(r.Models) != 1 || r.Models[0].Model != "beta" {
+		t.Errorf("another selection: got %+v", r)
 	}
 }
