@@ -75,7 +75,8 @@ func (c countedConn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// edgeNode is a node whose rounds are processes.
+// edgeNode is a node whose rounds are processes that know of their environment
+// no more than in the image of deploy/container: credentials.
 type edgeNode struct {
 	t       *testing.T
 	catalog string
@@ -85,7 +86,12 @@ type edgeNode struct {
 
 func (n *edgeNode) command(more ...string) (*exec.Cmd, *bytes.Buffer) {
 	c := exec.CommandContext(n.t.Context(), os.Args[0], append([]string{"sync", "--catalog", n.catalog, "--root", n.root, "--trust-root", n.trust, "--json"}, more...)...)
-	c.Env = append(os.Environ(), asCommand+"=1")
+	c.Env = []string{asCommand + "=1"}
+	for _, kv := range os.Environ() {
+		if strings.HasPrefix(kv, "AWS_") {
+			c.Env = append(c.Env, kv)
+		}
+	}
 	var stderr bytes.Buffer
 	c.Stderr = &stderr
 	return c, &stderr
@@ -105,6 +111,9 @@ func (n *edgeNode) sync(more ...string) *edge.Result {
 	return &r
 }
 
+// piecesBefore is how many pieces of a file arrive before a round is killed.
+const piecesBefore = 12
+
 // killed starts a round that fetches slowly and ends it by SIGKILL when some
 // pieces of a file have arrived.
 func (n *edgeNode) killed(more ...string) {
@@ -114,7 +123,7 @@ func (n *edgeNode) killed(more ...string) {
 		n.t.Fatal(err)
 	}
 	arrived := 0
-	for deadline := time.Now().Add(time.Minute); arrived < 6 && time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); arrived < piecesBefore && time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		journals, err := filepath.Glob(filepath.Join(n.root, "blobs/sha256/*.partial.journal"))
 		if err != nil {
 			n.t.Fatal(err)
@@ -126,7 +135,7 @@ func (n *edgeNode) killed(more ...string) {
 		}
 	}
 	c.Process.Kill()
-	if err := c.Wait(); err == nil || arrived < 6 || c.ProcessState.ExitCode() != -1 {
+	if err := c.Wait(); err == nil || arrived < piecesBefore || c.ProcessState.ExitCode() != -1 {
 		n.t.Fatalf("was not killed while it fetched: %d pieces, %v: %s", arrived, err, stderr)
 	}
 }
@@ -219,7 +228,7 @@ func TestLargeSync(t *testing.T) {
 	web := newFront(t, http.FileServer(http.Dir(filepath.Join(bucket, "models"))))
 	for k, v := range map[string]string{
 		"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "testsecret", "AWS_REGION": "us-east-1", "AWS_ENDPOINT_URL": "http://" + gateway.address,
-		"XDG_CACHE_HOME": t.TempDir(), "DOCKER_CONFIG": t.TempDir(),
+		"XDG_CACHE_HOME": t.TempDir(), "DOCKER_CONFIG": t.TempDir(), // of publish
 	} {
 		t.Setenv(k, v)
 	}
