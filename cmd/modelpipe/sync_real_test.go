@@ -3,8 +3,10 @@ package main
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"net/http"
@@ -88,7 +90,7 @@ func (n *edgeNode) command(more ...string) (*exec.Cmd, *bytes.Buffer) {
 	c := exec.CommandContext(n.t.Context(), os.Args[0], append([]string{"sync", "--catalog", n.catalog, "--root", n.root, "--trust-root", n.trust, "--json"}, more...)...)
 	c.Env = []string{asCommand + "=1"}
 	for _, kv := range os.Environ() {
-		if strings.HasPrefix(kv, "AWS_") {
+		if strings.HasPrefix(kv, "AWS_") || strings.HasPrefix(kv, "DOCKER_CONFIG=") {
 			c.Env = append(c.Env, kv)
 		}
 	}
@@ -214,7 +216,7 @@ func addLocation(t *testing.T, s publish.Store, dir string, l catalog.Location) 
 
 // TestLargeSync follows a catalog that refresh keeps in a bucket of versitygw,
 // by the bucket, by a web server of the same folder, and with the file in a
-// distribution registry alone: a first sync that is killed in the midst, what
+// distribution registry alone, which wants a login: a first sync that is killed in the midst, what
 // an unchanged poll costs, an edited template, and a release that is withdrawn.
 func TestLargeSync(t *testing.T) {
 	servers := publishtest.Servers(t, "../..")
@@ -224,11 +226,13 @@ func TestLargeSync(t *testing.T) {
 		t.Fatal(err)
 	}
 	gateway := newFront(t, proxyTo(t, publishtest.StartGateway(t, servers, buckets)))
-	registry := newFront(t, proxyTo(t, publishtest.StartRegistry(t, servers)))
+	registry := newFront(t, proxyTo(t, publishtest.StartClosedRegistry(t, servers)))
 	web := newFront(t, http.FileServer(http.Dir(filepath.Join(bucket, "models"))))
+	docker := t.TempDir()
+	write(t, filepath.Join(docker, "config.json"), fmt.Appendf(nil, `{"auths":{%q:{"auth":%q}}}`, registry.address, base64.StdEncoding.EncodeToString([]byte("test:testsecret"))))
 	for k, v := range map[string]string{
 		"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "testsecret", "AWS_REGION": "us-east-1", "AWS_ENDPOINT_URL": "http://" + gateway.address,
-		"XDG_CACHE_HOME": t.TempDir(), "DOCKER_CONFIG": t.TempDir(), // of publish
+		"DOCKER_CONFIG": docker, "XDG_CACHE_HOME": t.TempDir(),
 	} {
 		t.Setenv(k, v)
 	}
@@ -265,6 +269,14 @@ func TestLargeSync(t *testing.T) {
 			if err := os.Rename(file, filepath.Join(c.dir, "lost")); err != nil {
 				t.Fatal(err)
 			}
+		}
+		if from.name == "oci" {
+			t.Setenv("DOCKER_CONFIG", t.TempDir())
+			denied(t, exitFailed, "status 401", "sync", "--catalog", store.name, "--root", n.root, "--trust-root", root)
+			n.serves(served, nil)
+			n.serves(small, tiny)
+			total -= int64(len(tiny))
+			t.Setenv("DOCKER_CONFIG", docker)
 		}
 		n.killed()
 		n.serves(served, nil)
@@ -343,7 +355,7 @@ func TestLargeSync(t *testing.T) {
 	unchanged()
 
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "another")
-	denied(t, exitFailed, "refused", "sync", "--catalog", store.name, "--root", nodes["s3"].root)
+	denied(t, exitFailed, "SignatureDoesNotMatch", "sync", "--catalog", store.name, "--root", nodes["s3"].root)
 	nodes["s3"].serves(small, tiny)
 }
 

@@ -92,9 +92,33 @@ http: {addr: %s}
 // StartRegistry starts a distribution registry and returns its address.
 func StartRegistry(t testing.TB, servers string) string {
 	t.Helper()
-	dir, address := t.TempDir(), FreeAddress(t)
+	return startRegistry(t, servers, t.TempDir(), "")
+}
+
+// loginConfig is that of who may use a registry: test, with the password
+// testsecret, whose bcrypt hash is login.
+const (
+	loginConfig = "auth: {htpasswd: {realm: test, path: %s}}\n"
+	login       = "test:$2a$05$i8eH.B7Y21QkBc7m7LEtoumcJbIfbxfkgc62Irp9LXUFF6CxVYMle\n"
+)
+
+// StartClosedRegistry starts a registry that wants a login for everything:
+// test, with the password testsecret.
+func StartClosedRegistry(t testing.TB, servers string) string {
+	t.Helper()
+	dir := t.TempDir()
+	users := filepath.Join(dir, "htpasswd")
+	if err := os.WriteFile(users, []byte(login), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	return startRegistry(t, servers, dir, fmt.Sprintf(loginConfig, users))
+}
+
+func startRegistry(t testing.TB, servers, dir, more string) string {
+	t.Helper()
+	address := FreeAddress(t)
 	config := filepath.Join(dir, "config.yml")
-	if err := os.WriteFile(config, fmt.Appendf(nil, registryConfig, filepath.Join(dir, "data"), address), 0o666); err != nil {
+	if err := os.WriteFile(config, append(fmt.Appendf(nil, registryConfig, filepath.Join(dir, "data"), address), more...), 0o666); err != nil {
 		t.Fatal(err)
 	}
 	Serve(t, address, nil, filepath.Join(servers, "registry"), "serve", config)
