@@ -358,29 +358,14 @@ func (p *partial) remove() {
 // lock opens the file at path, creating it, and takes the lock on it. A
 // process that is killed gives it back.
 func lock(path string) (*os.File, error) {
-	for {
-		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o666)
-		if err != nil {
-			return nil, fmt.Errorf("open journal: %w", err)
-		}
-		if err := filelock.Try(f); err != nil {
-			f.Close()
-			if errors.Is(err, filelock.ErrHeld) {
-				return nil, fmt.Errorf("another process is writing this output: %s is locked", path)
-			}
-			return nil, fmt.Errorf("lock %s: %w", path, err)
-		}
-		// The file may have been removed, with the work done, in between.
-		mine, err := f.Stat()
-		if err != nil {
-			f.Close()
-			return nil, fmt.Errorf("open journal: %w", err)
-		}
-		if named, err := os.Stat(path); err == nil && os.SameFile(mine, named) {
-			return f, nil
-		}
-		filelock.Release(f)
+	f, err := filelock.TakePath(path)
+	switch {
+	case errors.Is(err, filelock.ErrHeld):
+		return nil, fmt.Errorf("another process is writing this output: %s is locked", path)
+	case err != nil:
+		return nil, fmt.Errorf("open journal: %w", err)
 	}
+	return f, nil
 }
 
 // close closes the files, which gives the lock back.

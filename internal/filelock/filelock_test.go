@@ -68,3 +68,28 @@ func TestSharedWithChild(t *testing.T) {
 		t.Errorf("the child keeps the lock: %v", err)
 	}
 }
+
+// TestTakeAgain opens a file anew that its last holder has removed meanwhile.
+func TestTakeAgain(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "lock")
+	opened := 0
+	f, err := Take(name, func() (*os.File, error) {
+		opened++
+		return os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o644)
+	}, func() (os.FileInfo, error) {
+		if opened == 1 {
+			os.Remove(name)
+		}
+		return os.Stat(name)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer Release(f)
+	if opened != 2 {
+		t.Errorf("opened %d times, want 2", opened)
+	}
+	if _, err := TakePath(name); !errors.Is(err, ErrHeld) {
+		t.Errorf("got %v, want ErrHeld", err)
+	}
+}
